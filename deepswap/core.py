@@ -14,6 +14,7 @@ import io
 import json
 import os
 import random
+import re
 import uuid
 import warnings
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ class TrainingError(DeepswapError): "Training can't go on."
 class OutputError(DeepswapError): "A result can't be written."
 
 # %% ../nbs/00_core.ipynb #f8770485
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO")  # what we open; no format that starts a program (EPS) is among them
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # what we open; no format that starts a program (EPS) is among them
 MAX_PIXELS = 120_000_000  # pixels in the largest picture we decode: 360 MB as RGB bytes
 
 def _to_rgb(image: Image.Image # any mode that Pillow knows
@@ -66,7 +67,9 @@ def _open_checked(file, name:str, max_pixels:int)->Image.Image:
             image.load()
             return _to_rgb(image)
     except UnidentifiedImageError: raise ImageError(f"{name} is not a picture we can read; give a JPEG, PNG, WebP, GIF, BMP or TIFF file.") from None
-    except Image.DecompressionBombError: raise ImageError(f"{name} claims more pixels than can be decoded safely (limit {max_pixels / 1e6:.0f} megapixels); make it smaller first.") from None
+    except Image.DecompressionBombError as e:
+        n = int(re.search(r"\d+", str(e))[0])
+        raise ImageError(f"{name} claims {n / 1e6:.0f} megapixels, more than the limit of {max_pixels / 1e6:.0f}; make it smaller first.") from None
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, MemoryError, TypeError, KeyError) as e:
         if isinstance(e, PermissionError): raise ImageError(f"{name} may not be read; check its permissions.") from None
         raise ImageError(f"{name} is damaged or cut short and can't be decoded; save it again or get a new copy.") from None

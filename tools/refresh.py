@@ -31,6 +31,22 @@ def no_eval(cell):
     return d.get("eval:", [""])[0].lower() == "false" or bool(skip & d.keys()) or "nbdev_export(" in cell.source
 
 
+def still(nb):
+    "Leave the picture a widget drew and drop its view, which needs a live kernel, and its screen-clearing codes."
+    for cell in nb.cells:
+        keep = []
+        for o in cell.get("outputs", []):
+            if "application/vnd.jupyter.widget-view+json" in o.get("data", {}):
+                continue
+            if o.get("output_type") == "stream":
+                o["text"] = [t for t in (line.replace("\x1b[2K", "") for line in o["text"]) if t]
+                if not "".join(o["text"]).strip():
+                    continue
+            keep.append(o)
+        if cell.cell_type == "code":
+            cell["outputs"] = keep
+
+
 path = Path(args[0]).resolve()
 nb = read_nb(path)
 shell = CaptureShell(path)
@@ -41,6 +57,7 @@ with working_directory(path.parent):
     shell.run_all(nb, exc_stop=True, preproc=no_eval)
 print(f"{path.name}: {time.time() - start:.0f} s")
 if not dry:
+    still(nb)
     clean_nb(nb)
     write_nb(nb, path)
     print(f"{path.stat().st_size / 1e3:.0f} kB")
