@@ -1,0 +1,28 @@
+"What every test has at hand."
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+os.environ.setdefault("DEEPSWAP_FAST", "1")
+os.environ.setdefault("DEEPSWAP_CACHE", tempfile.mkdtemp(prefix="deepswap-test-cache-"))
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+@pytest.fixture(scope="session")
+def shared():
+    "The folder with real photos and clips that is never part of the repository."
+    path = Path(os.environ.get("DEEPSWAP_SHARED", ROOT.parent / "shared"))
+    if not (path / "data").is_dir():
+        pytest.skip(f"no real photos at {path}: set DEEPSWAP_SHARED to a folder that holds data/")
+    return path
+
+
+@pytest.fixture(scope="session")
+def repo():
+    return ROOT

@@ -1,0 +1,139 @@
+"The notebooks, the library, the README and the site agree."
+
+import ast
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+NBS = [ROOT / "index.ipynb", *sorted((ROOT / "nbs").glob("[!_]*.ipynb"))]
+MODULES = sorted(p for p in (ROOT / "deepswap").glob("[!_]*.py"))
+
+
+def cells(path):
+    return json.loads(path.read_text())["cells"]
+
+
+def source_notebook(module):
+    found = re.search(r"File to edit: (\S+\.ipynb)", module.read_text())
+    assert found, f"{module.name} was not exported from a notebook"
+    return (module.parent / found[1]).resolve()
+
+
+def load_tool(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool
+
+
+def test_every_module_has_one_notebook():
+    sources = [source_notebook(m) for m in MODULES]
+    assert all(s.exists() for s in sources) and len(set(sources)) == len(sources)
+
+
+def test_modules_import_only_from_lower_floors():
+    floor = {m.stem: int(source_notebook(m).name[:2]) for m in MODULES}
+    for m in MODULES:
+        for node in ast.walk(ast.parse(m.read_text())):
+            names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level:
+                names = [f"deepswap.{node.module}"] if node.module else [f"deepswap.{a.name}" for a in node.names]
+            for n in names:
+                if n.startswith("deepswap.") and n.split(".")[1] in floor:
+                    assert floor[n.split(".")[1]] < floor[m.stem], f"{m.name} imports {n}, which stands above it"
+
+
+def test_no_public_name_is_defined_twice():
+    seen = {}
+    for m in MODULES:
+        for node in ast.parse(m.read_text()).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+                assert node.name not in seen, f"{node.name} is defined in {seen[node.name]} and {m.name}"
+                seen[node.name] = m.name
+    assert len(seen) > 20
+
+
+def test_public_functions_have_docstrings():
+    bare = []
+    for m in MODULES:
+        for node in ast.walk(ast.parse(m.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_") and not ast.get_docstring(node):
+                if node.col_offset == 0:
+                    bare.append(f"{m.stem}.{node.name}")
+    assert not bare, f"without a docstring: {bare}"
+
+
+def test_sidebar_lists_every_notebook():
+    yml = yaml.safe_load((ROOT / "_quarto.yml").read_text())
+    listed = re.findall(r"[\w/]+\.ipynb", json.dumps(yml["website"]["sidebar"]))
+    assert sorted(listed) == sorted(str(p.relative_to(ROOT)) for p in NBS)
+
+
+@pytest.mark.parametrize("path", NBS, ids=lambda p: p.name)
+def test_notebook_is_small_has_ids_and_outputs(path):
+    assert path.stat().st_size < 1_500_000
+    all_cells = cells(path)
+    assert all(c.get("id") for c in all_cells) and len({c["id"] for c in all_cells}) == len(all_cells)
+    outputs = [o for c in all_cells for o in c.get("outputs", [])]
+    assert outputs, "run it in full mode and keep the outputs"
+    assert not [o for o in outputs if o["output_type"] == "error"]
+
+
+@pytest.mark.parametrize("path", NBS[1:], ids=lambda p: p.name)
+def test_chapter_has_the_parts_of_a_chapter(path):
+    all_cells = cells(path)
+    prose = "\n".join("".join(c["source"]) for c in all_cells if c["cell_type"] == "markdown")
+    code = [c for c in all_cells if c["cell_type"] == "code"]
+    assert re.search(r"^#+ .*Summary", prose, re.M) and re.search(r"^#+ .*Exercises", prose, re.M)
+    assert prose.count("<details") >= 3, "three to five exercises, each with a folded solution"
+    assert (len(all_cells) - len(code)) / len(all_cells) > 0.28
+    assert any("interactive(" in "".join(c["source"]) or "interactive_output(" in "".join(c["source"]) for c in code), "nothing moves"
+
+
+@pytest.mark.parametrize("path", NBS, ids=lambda p: p.name)
+def test_links_between_chapters_resolve(path):
+    for c in cells(path):
+        if c["cell_type"] == "markdown":
+            for link in re.findall(r"\]\(([\w./-]+\.(?:ipynb|md|jpg|png))", "".join(c["source"])):
+                assert (path.parent / link).exists(), f"{path.name} links to {link}"
+
+
+def test_readme_is_made_from_the_index():
+    text, pictures = load_tool("readme").render()
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == text, "run `make sync`"
+    assert pictures and all((ROOT / n).read_bytes() == b for n, b in pictures.items())
+    for target in ("make lab", "make demo", "make test"):
+        assert target in text
+
+
+def test_site_is_built_and_links_are_checked(tmp_path):
+    "Without Quarto; the check itself is shown to find a broken link."
+    out = tmp_path / "site"
+    run = subprocess.run([sys.executable, "tools/site.py", str(out)], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+    assert len(list(out.rglob("*.html"))) == len(NBS)
+    page = out / "index.html"
+    page.write_text(page.read_text() + '<a href="nowhere.html">x</a>')
+    assert load_tool("site").broken_links(out)[0] == [("index.html", "nowhere.html")]
+
+
+def test_no_path_of_a_machine_and_no_large_file():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    bad = []
+    for name in filter(None, listed.stdout.split("\0")):
+        p = ROOT / name
+        if not p.is_file():
+            continue
+        assert p.stat().st_size < 25_000_000, name
+        if p.suffix in (".py", ".ipynb", ".md", ".ini", ".toml", ".yml") and re.search(r"/(?:work|root|home/\w+)/[\w.]", p.read_text()):
+            bad.append(name)
+    assert not bad, f"a path of one machine in {bad}"

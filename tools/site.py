@@ -1,0 +1,164 @@
+"""Build the documentation and check every internal link.
+
+python tools/site.py OUT          with Quarto where it is installed, else plain HTML from the processed notebooks
+python tools/site.py --check OUT  check the links of a built site only
+"""
+
+import html
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+STYLE = """
+body{margin:0;font:16px/1.55 system-ui,sans-serif;color:#1c2430;display:flex}
+nav{flex:0 0 15rem;padding:1.2rem;border-right:1px solid #dde2e8;height:100vh;overflow:auto;position:sticky;top:0;box-sizing:border-box;font-size:.9rem}
+nav a{display:block;color:inherit;text-decoration:none;padding:.15rem 0}nav a.here{font-weight:600;color:#0072b2}nav b{display:block;margin-top:.9rem;color:#68727e}
+main{flex:1;min-width:0;padding:0 2rem 4rem;max-width:62rem}img{max-width:100%}
+.jp-InputPrompt,.jp-OutputPrompt,.jp-Collapser{display:none!important}pre{overflow:auto}
+@media(max-width:50rem){body{display:block}nav{height:auto;position:static;border:0}main{padding:0 1rem}}
+"""
+
+
+def sections():
+    "The sidebar of _quarto.yml as (title, [notebook paths])."
+    top = yaml.safe_load((ROOT / "_quarto.yml").read_text())["website"]["sidebar"]["contents"]
+    yield "", [c for c in top if isinstance(c, str)]
+    for c in top:
+        if isinstance(c, dict):
+            yield c["section"], c["contents"]
+
+
+def navigation(titles, here):
+    "The sidebar as HTML, relative to the page `here`."
+    up = "../" * (len(here.parts) - 1)
+    rows = []
+    for section, notebooks in sections():
+        if section:
+            rows.append(f"<b>{html.escape(section)}</b>")
+        for nb in notebooks:
+            page, title = titles[nb]
+            rows.append(f'<a href="{up}{page}"{" class=here" if page == here else ""}>{html.escape(title)}</a>')
+    return "\n".join(rows)
+
+
+def front_matter(nb):
+    "What nbdev put in the raw first cell."
+    return yaml.safe_load(nb.cells[0].source.strip("-\n ")) if nb.cells[0].cell_type == "raw" else {}
+
+
+def prepare(nb, fm, base, up):
+    "Make one processed notebook fit for nbconvert: title cell, local links, no Quarto syntax."
+    import nbformat
+
+    nb.metadata.language_info = {"name": "python"}
+    if fm:
+        nb.cells[0] = nbformat.v4.new_markdown_cell(f"# {fm['title']}\n\n> {fm.get('description', '')}")
+    for c in nb.cells:
+        if c.cell_type == "markdown":
+            c.source = re.sub(r"\]\(([\w./-]+)\.ipynb", r"](\1.html", c.source.replace(base, up))
+            c.source = re.sub(r"\]\((?:nbs/)?\d\d_(\w+\.html)", r"](\1", c.source) if up else re.sub(r"\]\(nbs/\d\d_(\w+\.html)", r"](nbs/\1", c.source)
+        elif "#| echo: false" in c.source:
+            c.source, c.metadata["tags"] = "", ["no-input"]
+        for o in c.get("outputs", []):
+            if "text/markdown" in o.get("data", {}):
+                o.data["text/markdown"] = re.sub(r"\{target=.*?\}", "", "".join(o.data["text/markdown"])).replace(base, up)
+    return nb
+
+
+def build_plain(out):
+    "The site without Quarto."
+    import nbformat
+    from nbconvert import HTMLExporter
+    from nbdev.config import get_config
+    from nbdev.doclinks import _build_modidx
+    from nbdev.serve import proc_nbs
+
+    cfg = get_config()
+    _build_modidx()
+    proc = proc_nbs(n_workers=0, force=True)
+    base = cfg.doc_host + cfg.doc_baseurl + "/"
+    exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
+    lab_css = re.findall(r"<style.*?</style>", HTMLExporter(template_name="lab").from_notebook_node(nbformat.v4.new_notebook())[0], re.S)
+    notebooks, titles = {}, {}
+    for section in sections():
+        for name in section[1]:
+            nb = nbformat.read(proc / name, 4)
+            fm = front_matter(nb)
+            page = Path(name).with_name(fm.get("output-file", Path(name).stem + ".html"))
+            notebooks[name], titles[name] = (nb, fm), (page, fm.get("title", Path(name).stem))
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    (out / "site.css").write_text("\n".join(re.sub(r"</?style.*?>", "", s) for s in lab_css) + STYLE)
+    for name, (nb, fm) in notebooks.items():
+        page, title = titles[name]
+        up = "../" * (len(page.parts) - 1)
+        body, _ = exporter.from_notebook_node(prepare(nb, fm, base, up))
+        (out / page).parent.mkdir(parents=True, exist_ok=True)
+        (out / page).write_text(
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+            f'<title>{html.escape(title)} – deepswap</title><link rel="stylesheet" href="{up}site.css">'
+            f"<body><nav>{navigation(titles, page)}</nav><main>{body}</main></body></html>"
+        )
+    for folder in ("images", "nbs/images"):
+        if (ROOT / folder).is_dir():
+            shutil.copytree(ROOT / folder, out / folder)
+    print(f"{len(notebooks)} pages in {out}, without Quarto")
+
+
+class Links(HTMLParser):
+    "Collects what a page links to and the anchors it has."
+
+    def __init__(self):
+        super().__init__()
+        self.links, self.ids = [], set()
+
+    def handle_starttag(self, tag, attrs):
+        for k, v in attrs:
+            if k in ("href", "src") and v:
+                self.links.append(v)
+            elif k in ("id", "name") and v:
+                self.ids.add(v)
+
+
+def broken_links(out):
+    "Internal links of the site at `out` that lead nowhere, as (page, link)."
+    pages = {}
+    for p in out.rglob("*.html"):
+        pages[p] = Links()
+        pages[p].feed(p.read_text(encoding="utf-8"))
+    bad = []
+    for page, found in pages.items():
+        for link in found.links:
+            path, _, anchor = link.partition("#")
+            if re.match(r"[a-z]+:|//", path):
+                continue
+            goal = (page.parent / unquote(path.split("?")[0])).resolve() if path else page
+            goal = goal / "index.html" if goal.is_dir() else goal
+            if not goal.exists() or (anchor and goal in pages and unquote(anchor) not in pages[goal].ids):
+                bad.append((str(page.relative_to(out)), link))
+    return bad, len(pages)
+
+
+def main(args):
+    out = Path(args[-1]).resolve()
+    if "--check" not in args:
+        if shutil.which("quarto"):
+            subprocess.run([str(Path(sys.executable).with_name("nbdev_docs"))], cwd=ROOT, check=True)
+        else:
+            build_plain(out)
+    bad, n = broken_links(out)
+    print(f"{n} pages checked, {len(bad)} broken internal links", *(f"  {p}: {link}" for p, link in bad), sep="\n")
+    return 1 if bad or not n else 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    sys.exit(main(sys.argv[1:]))
