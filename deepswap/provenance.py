@@ -123,10 +123,10 @@ def natural_unit(
 def activity(
     y:torch.Tensor, # (H, W) brightness in 0..255
     unit:float=1., # pixels per unit
-)->torch.Tensor: # (H, W) in 3..12
+)->torch.Tensor: # (H, W) in 4..10
     "How much goes on around each pixel: the local standard deviation. Where much goes on, the eye sees less of the mark."
     mean = _blur(y, 2.5 * unit)
-    return _blur((y - mean)**2, 2.5 * unit).clamp_min(0).sqrt().clamp(3, 12)
+    return _blur((y - mean)**2, 2.5 * unit).clamp_min(0).sqrt().clamp(4, 10)
 
 # %% ../nbs/53_provenance.ipynb #d67cc7b3
 def _flatten(
@@ -176,14 +176,14 @@ def _informed_weights(
 def embed_mark(
     image, # any picture that `read_image` takes
     payload:int=None, # 32 bits; None: what `pack_payload()` says of today
-    psnr:float=None, # dB, how faint; None: 42, and 40 in pictures under 512 px
+    psnr:float=None, # dB, how faint; None: 42, under 512 px 40, under 256 px 39
     key:str="deepswap", # whose mark
 )->Image.Image: # same size, mode RGB
     "Lay the invisible mark into a picture."
     image = read_image(image)
     w, h = image.size
     payload = pack_payload() if payload is None else payload
-    psnr = (42. if max(h, w) >= 512 else 40.) if psnr is None else psnr
+    psnr = (42. if max(h, w) >= 512 else 40. if max(h, w) >= 256 else 39.) if psnr is None else psnr
     rms, unit = 255 * 10**(-psnr / 20), natural_unit(h, w)
     y, shrink = _luma(image)
     act = activity(y, unit / shrink)
@@ -563,7 +563,7 @@ class Inspection:
     ours: bool                 # valid credentials made by deepswap, or the invisible mark
     credentials: Credentials   # None if there are none
     mark: MarkReading
-    lines: list = field(default_factory=list) # the findings in words
+    reasons: list = field(default_factory=list) # the findings in words, a sentence each
     @property
     def altered(self)->bool:
         "The file is not as it was signed, or the mark outlived its credentials."
@@ -571,7 +571,7 @@ class Inspection:
     @property
     def summary(self)->str:
         "All findings, one a line."
-        return "\n".join(self.lines)
+        return "\n".join(self.reasons)
 
 def inspect(
     source, # path or bytes of a picture file
@@ -581,8 +581,8 @@ def inspect(
     data = bytes(source) if isinstance(source, (bytes, bytearray)) else source.read() if hasattr(source, "read") else Path(source).read_bytes()
     found = Inspection(False, read_credentials(data), detect_mark(image))
     found.ours = bool(found.credentials and found.credentials.ours) or found.mark.found
-    found.lines = ["Made with deepswap: this picture is synthetic." if found.ours else "No sign of deepswap found."]
-    found.lines += [_say_credentials(found.credentials), _say_mark(found.mark), _say_limits(found)]
+    found.reasons = ["Made with deepswap: this picture is synthetic." if found.ours else "No sign of deepswap found."]
+    found.reasons += [_say_credentials(found.credentials), _say_mark(found.mark), _say_limits(found)]
     return found
 
 # %% ../nbs/53_provenance.ipynb #2c924468
