@@ -8,7 +8,7 @@ __all__ = ['METHODS', 'FORMAT', 'PRECISIONS', 'patch', 'map_batch', 'batch_lengt
            'same_randomness', 'pack', 'unpack', 'write_tensors', 'read_tensors', 'find_checkpoint', 'load_network',
            'Processes', 'memory_mb', 'check_precision', 'Trainer', 'replaced', 'NotFinite', 'write_history',
            'load_method', 'RingOfGaussians', 'draw_points', 'images_of', 'mlp', 'ToyGAN', 'FaceAutoencoder',
-           'AutoencoderMethod']
+           'AutoencoderMethod', 'face_loader', 'run']
 
 # %% ../nbs/04_train.ipynb #64e1b0b9
 import contextlib
@@ -97,12 +97,14 @@ class Method(nn.Module):
     ):
         super().__init__()
         self.config = config
+    @classmethod
+    def for_size(cls, size:int)->"Method": "The method for pictures of this size, as `run` makes it."; return cls(size=size)
     def networks(self)->dict: "Name → network; each is an attribute called through its `forward`."; return dict(self.named_children())
     def optimizers(self)->dict: "Name → optimizer."; raise NotImplementedError
     def schedules(self)->dict: "Name → schedule of that optimizer's rate; constant where it is missing."; return {}
     def before_step(self, step:int, steps:int)->bool: "Change the networks here; True if parameters came or went."; return False
     def step(self, batch, update): "One training step: call `update(optimizer name, losses, *tensors)` as often as the method wants."; raise NotImplementedError
-    def preview(self, batch): "Pictures (N, 3, H, W) in [-1, 1] to look at, or None."; return None
+    def preview(self, batch): "Pictures to look at: (N, 3, H, W) in [-1, 1], or {name: such a row}, or None."; return None
     def extra_state(self)->dict: "What a checkpoint must hold beyond networks and optimizers: plain values and tensors."; return {}
     def load_extra_state(self, state:dict): "Take it back; called before weights are loaded, so networks may grow here."
 
@@ -360,7 +362,7 @@ class Trainer:
         device="auto", # 'auto', 'cpu', 'cuda', ...
         precision:str="fp32", # 'fp32', 'bf16' or 'fp16' (CUDA only)
         channels_last:bool=False, # memory layout of pictures and convolutions
-        compile=False, # True: torch.compile every network; or the name of one of its backends
+        compile=False, # True: torch.compile every network; or one of its backends
         accumulate:int=1, # pieces that a batch is cut into; the optimization stays the same
         clip=None, # largest norm of an optimizer's gradient: a number, or {optimizer: number}
         ema:float|None=None, # decay of the averaged networks; None: no average
@@ -384,7 +386,7 @@ class Trainer:
         check_precision(precision, self.device)
         self.step, self.history, self.events, self.status = 0, [], [], "new"
         self.seconds, self.good, self.best, self.rollbacks = 0., None, math.inf, 0
-        self._stop, self._paused, self._thread, self._batches = None, threading.Event(), None, None
+        self._stop, self._paused, self._batches = None, threading.Event(), None
         self._extra, self._sums, self._watched, self.bar, self.share = {}, {}, [], None, 1.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self._build()
@@ -429,7 +431,7 @@ def _build(self:Trainer):
 def _build_copies(self:Trainer, old_ema):
     "Averages, compiled forwards and the wrappers of several processes."
     if self.compile:
-        for net in self.networks.values(): net.compile(**({"backend": self.compile} if isinstance(self.compile, str) else {}))
+        for net in self.networks.values(): net.compile(**({} if self.compile is True else {"backend": self.compile}))
     self.processes.release()
     self.wrapped = {k: self.processes.wrap(net) for k, net in self.networks.items()}
     names = self.method.averaged or list(self.networks)
@@ -556,7 +558,7 @@ def _apply(self:Trainer, name, values):
     self.scaler.unscale_(optimizer)
     gradients = [p.grad for p in self.trained[name] if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
-    keys = [*values, f"norm_{name}"]
+    keys = [*values, f"grad_{name}"]
     numbers = self.processes.mean(torch.stack([*values.values(), norm.float()])).tolist()
     for k, v in zip(keys, numbers):
         if not math.isfinite(v) and not (self.scaler.is_enabled() and k == keys[-1]):
@@ -577,14 +579,20 @@ def fit(self:Trainer)->"Trainer":
         try:
             self._use(self.wrapped)
             self._call("on_start")
-            while self.step < self.steps and not self.processes.any(self._stop is not None):
+            while self.step < self.steps and not self._stopping():
                 self._wait_while_paused()
                 self._one_step()
             self.status = "done" if self.step >= self.steps else "stopped"
-            self._row(); self._save_all()
+            self._save_all(last=True)
         except BaseException: self.status = "failed"; raise
         finally: self._use(self.networks); self._call("on_end")
     return self
+
+@patch
+def _stopping(self:Trainer)->bool:
+    "Whether any process was asked to stop."
+    if self.processes.any(self._stop is not None): self._stop = self._stop or "another process"
+    return self._stop is not None
 
 @patch
 def _begin(self:Trainer):
@@ -615,9 +623,9 @@ def _one_step(self:Trainer):
     self.step += 1
     if self.averages: self.averages.update(self.networks)
     self._timed(time.perf_counter() - start, n)
-    if self.step % self.log_every == 0: self._row()
+    if self.step % self.log_every == 0 or self.step == self.steps: self._row()
     if self.preview_every and self.step % self.preview_every == 0: self.show_preview()
-    if self.step % self.checkpoint_every == 0 and self.step < self.steps: self._row(); self._save_all()
+    if self.step % self.checkpoint_every == 0 and self.step < self.steps: self._save_all()
     self._call("on_step")
 
 # %% ../nbs/04_train.ipynb #e8e537a9
@@ -721,7 +729,7 @@ def restore(self:Trainer,
     everything:bool=True, # False: data and random numbers go on from where they are
 ):
     "Put the run back to a snapshot. Raises `WeightsError` if it is of other networks."
-    state = unpack(json.loads(state), tensors)
+    state = unpack(json.loads(state), {k: t.clone() for k, t in tensors.items() if k.startswith("state/")})
     self._use(self.networks)
     self.method.load_extra_state(state["extra"])
     if self._changed(): self._rebuild()
@@ -783,27 +791,20 @@ def save(self:Trainer,
 
 # %% ../nbs/04_train.ipynb #853a0f57
 @patch
-def _save_all(self:Trainer):
+def _save_all(self:Trainer, last:bool=False):
     "The newest checkpoint, the best, one to keep, and the history: each whole."
-    if self.on_nan == "rollback" or self.out: self._rotate()
-    self.rollbacks = 0
+    if self.on_nan != "rollback" and not self.out: return
+    due, watched = self.step % self.checkpoint_every == 0 or self.step == self.steps, math.inf
+    if due and self._watched: watched, self._watched = sum(self._watched) / len(self._watched), []
+    better, self.best, self.rollbacks = watched < self.best, min(self.best, watched), 0
+    snapshot = self.snapshot()
+    if self.on_nan == "rollback": self.good = snapshot
     if not self.out or not self.processes.main: return
+    newest = self.save(self.out / "last.safetensors", snapshot)
+    if better: _same_file(newest, self.out / "best.safetensors")
+    if self.keep_every and self.step % self.keep_every == 0: _same_file(newest, self.out / f"step-{self.step:08d}.safetensors")
     write_history(self.history, self.out)
-    if self.step >= self.steps or self._stop: self.save(self.out / "weights-last.safetensors", self._newest, weights_only=True)
-
-@patch
-def _rotate(self:Trainer):
-    "Take a snapshot; with a folder, write it as `last` and link it as `best` and `step-...` where due."
-    watched = sum(self._watched) / len(self._watched) if self._watched else math.inf
-    self._watched, better = [], watched < self.best
-    self.best = min(self.best, watched)
-    self._newest = self.snapshot()
-    if self.on_nan == "rollback": self.good = self._newest
-    if not self.out: return
-    last = self.save(self.out / "last.safetensors", self._newest)
-    if not self.processes.main: return
-    if better: _same_file(last, self.out / "best.safetensors")
-    if self.keep_every and self.step % self.keep_every == 0: _same_file(last, self.out / f"step-{self.step:08d}.safetensors")
+    if last: self.save(self.out / "weights-last.safetensors", snapshot, weights_only=True)
 
 def _same_file(source:Path, path:Path):
     "Give a finished file a second name without writing it again, where the disk can."
@@ -821,10 +822,11 @@ def resume(self:Trainer,
     path = find_checkpoint(path or self.out)
     tensors, info = read_tensors(path)
     if not info.get("complete"): raise WeightsError(f"{path} holds weights only, which is not enough to continue; use last.safetensors.")
-    then, now = {"method": info["method"], **info["config"], **info["about"]}, {"method": self.method.name, **self.config, **self.about}
+    if info["method"] != self.method.name: raise UsageError(f"{path} is of the method {info['method']!r}, and this run trains {self.method.name!r}; resume with the same method or train into another folder.")
+    then, now = {**info["config"], **info["about"]}, {**self.config, **self.about}
     if odd := [k for k in {**then, **now} if then.get(k) != now.get(k)]:
         said = "; ".join(f"{k} was {then.get(k, 'not set')} and is {now.get(k, 'not set')} now" for k in odd[:3])
-        raise UsageError(f"{path} is of another run: {said}. Resume with the same settings or train into another folder.".replace(". R", "; r"))
+        raise UsageError(f"{path} is of another run: {said}; resume with the same settings or train into another folder.")
     state = bytes(tensors.pop("state").numpy()).decode()
     self.restore(tensors, state)
     self.good = (tensors, state)
@@ -927,24 +929,6 @@ def _wait_while_paused(self:Trainer):
 
 # %% ../nbs/04_train.ipynb #88c202bd
 @patch
-def start(self:Trainer)->"Trainer":
-    "`fit` in the background, so that a notebook stays free for its buttons; `wait` for the end."
-    def work():
-        try: self.fit()
-        except BaseException as e: self._failure = e
-    self._failure, self._thread = None, threading.Thread(target=work, daemon=True)
-    self._thread.start()
-    return self
-
-@patch
-def wait(self:Trainer, timeout:float|None=None)->"Trainer":
-    "Wait for a run begun with `start`; an error in it is raised here."
-    if self._thread: self._thread.join(timeout)
-    if self._thread and self._failure: raise self._failure
-    return self
-
-# %% ../nbs/04_train.ipynb #bd1462fa
-@patch
 def averaged(self:Trainer):
     "A context in which the method uses the averaged networks, where there are some."
     return replaced(self.method, self.averages.networks if self.averages else {})
@@ -956,7 +940,7 @@ def preview(self:Trainer, batch=None):
     was = self.method.training
     with replaced(self.method, self.networks), self.averaged(), same_randomness():
         self.method.eval()
-        images = self.method.preview(self.preview_batch if batch is None else to_device(batch, self.device))
+        images = self.method.preview(to_device(self.preview_batch if batch is None else batch, self.device))
     self.method.train(was)
     return images
 
@@ -967,10 +951,9 @@ def show_preview(self:Trainer):
     images = self.preview()
     if images is None: return
     if self.out:
-        from torchvision.utils import make_grid
+        from deepswap.show import preview_grid
         (self.out / "previews").mkdir(exist_ok=True)
-        grid = make_grid(images.float().cpu().clamp(-1, 1), nrow=max(1, math.ceil(math.sqrt(len(images)))), pad_value=1.)
-        write_image(grid, self.out / "previews" / f"step-{self.step:08d}.jpg")
+        write_image(preview_grid(images), self.out / "previews" / f"step-{self.step:08d}.jpg")
     self._call("on_preview", images)
 
 # %% ../nbs/04_train.ipynb #a5c7ca86
@@ -1010,12 +993,16 @@ class RingOfGaussians:
     def load_state_dict(self, state): self.dice.set_state(state["dice"])
 
 # %% ../nbs/04_train.ipynb #ec355143
-def draw_points(real, fake, size:int=128, extent:float=1.5)->torch.Tensor: # (3, size, size) in [-1, 1]
-    "Real points in blue, generated ones in orange, on white, without any plotting library."
+def draw_points(real, fake, # (n, 2) each
+                size:int=128, # side of the picture
+                extent:float=1.5, # the picture shows -extent to extent
+               )->torch.Tensor: # (3, size, size) in [-1, 1]
+    "Real and generated points as a small picture, without a plotting library."
+    from deepswap.show import PALETTE
     image = torch.ones(3, size, size)
-    for points, color in ((real, (-0.3, 0.2, 0.7)), (fake, (0.9, 0.1, -0.8))):
+    for points, color in ((real, PALETTE["real"]), (fake, PALETTE["fake"])):
         x, y = (((points.detach().cpu() / extent + 1) / 2 * size).long().clamp(0, size - 1)).T
-        image[:, size - 1 - y, x] = torch.tensor(color)[:, None]
+        image[:, size - 1 - y, x] = torch.tensor([int(color[i:i + 2], 16) / 127.5 - 1 for i in (1, 3, 5)])[:, None]
     return image
 
 def images_of(batch)->torch.Tensor: # (B, 3, H, W)
@@ -1050,7 +1037,8 @@ class ToyGAN(Method):
     def preview(self, batch):
         return draw_points(batch, self.generator(self.noise(500)))[None]
     @classmethod
-    def loader(cls, data, size, batch, seed): return RingOfGaussians(batch, seed=seed), None
+    def for_size(cls, size): return cls()
+    def loader(self, data, size, batch, seed): return RingOfGaussians(batch, seed=seed), None
 
 # %% ../nbs/04_train.ipynb #8bd6f4bf
 class FaceAutoencoder(nn.Module):
@@ -1080,4 +1068,44 @@ class AutoencoderMethod(Method):
     def step(self, batch, update): update("ae", self.losses, images_of(batch))
     def preview(self, batch):
         image = images_of(batch)
-        return torch.cat([image, self.autoencoder(image)])
+        return {"picture": image[:8], "reconstruction": self.autoencoder(image[:8])}
+
+# %% ../nbs/04_train.ipynb #8725e79c
+def face_loader(
+    data, # 'procedural', a folder of pictures, or a dataset of `deepswap.data`
+    size:int, batch:int, seed:int,
+    n_people:int=1000, # of them, if procedural
+)->tuple: # (endless loader, a batch to preview)
+    "Faces for `run`."
+    from deepswap.data import FolderFaces, ProceduralFaces, batches
+    if isinstance(data, (str, Path)): data = ProceduralFaces(n_people, 4, size) if str(data) == "procedural" else FolderFaces(data, size)
+    return batches(data, batch, seed), data.batch(list(range(min(8, len(data)))))
+
+@patch
+def loader(self:Method, data, size:int, batch:int, seed:int):
+    "Loader and preview batch for `run`; faces, unless a method wants other data."
+    return face_loader(data, size, batch, seed)
+
+# %% ../nbs/04_train.ipynb #c8ff3df1
+def run(
+    method:str="autoencoder", # a name in `METHODS`
+    data="procedural", # or a folder of pictures, or a dataset
+    size:int=64, # side of the pictures
+    batch:int=16, # pictures per step
+    steps:int=1000, # length of the run
+    seed:int=0, # of weights, data order and everything random
+    device="auto", # 'auto', 'cpu', 'cuda'...
+    out=None, # folder for checkpoints, history and previews
+    resume:bool=False, # continue the run in `out`
+    **settings, # for `Trainer`: precision, ema, clip, callbacks...
+)->Trainer:
+    "Train a method by name, as `deepswap train` does; raises a `DeepswapError` in one sentence."
+    if method not in METHODS: raise UsageError(f"There is no method {method!r} to train; choose one of {', '.join(sorted(METHODS))}.")
+    for k, v in {"size": size, "batch": batch, "steps": steps}.items():
+        if not isinstance(v, int) or v < 1: raise UsageError(f"{k} is {v!r}; give a whole number from 1 up.")
+    seed_everything(seed)
+    model = METHODS[method].for_size(size)
+    loader, shown = model.loader(data, size, batch, seed)
+    about = {"data": str(data) if isinstance(data, (str, Path)) else type(data).__name__, "batch": batch, "seed": seed}
+    trainer = Trainer(model, loader, out=out, steps=steps, device=device, seed=seed, about=about, **{"preview_batch": shown, **settings})
+    return (trainer.resume() if resume else trainer).fit()
