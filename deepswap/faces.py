@@ -405,7 +405,7 @@ def face_mask(
 
 def _brow_cap(radii:torch.Tensor)->torch.Tensor:
     "Pull the outline down from the hairline, smoothly: a hairline is nobody's face."
-    return 1 - 0.13 * smoothstep((0.1 - ANGLES.to(radii).sin()) / 0.7)
+    return 1 - 0.13 * smoothstep((-0.5 - ANGLES.to(radii).sin()) / 0.5)
 
 # %% ../nbs/30_faces.ipynb #85eb27a4
 _XYZ = torch.tensor([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]])
@@ -664,7 +664,7 @@ class ClassicalSwapper:
     "Swap without a network that was trained to swap: outline, warp, colour, light, Poisson. The baseline for everything that follows."
     size = None  # works at any crop size
     def __init__(self,
-        feather:float=0.06, # soft edge in crop sides
+        feather:float=0.05, # soft edge in crop sides
         light:float=0.7, # 0..1, how much of the target's light is taken on
         keep:float=0.25, # 0..1, how much of the target's proportions
         screen:float=16.0, # Poisson: larger keeps colours, smaller hides the seam
@@ -724,7 +724,7 @@ def fit(self:ClassicalSwapper, source, target, ls, lt)->tuple:
     beyond = outline_distance(torch.minimum(rs, cap), fs, s) / s
     warped = warp_points(torch.cat([source, beyond], 1), src, dst)
     distance = torch.maximum(outline_distance(torch.minimum(rt, cap), ft, s) / s, warped[:, 3:])
-    mask = torch.cat([smoothstep((-0.02 - distance) / self.feather), smoothstep(-distance / (0.8 * self.feather))], 1)
+    mask = torch.cat([smoothstep((-0.01 - distance) / self.feather), smoothstep(-distance / (0.8 * self.feather))], 1)
     mask = mask * self.forehead(warped[:, :3], target, points, lt)
     return match_blur(warped[:, :3], target, mask[:, :1]), points, mask, (distance < -0.05).float()
 
@@ -736,7 +736,7 @@ def forehead(self:ClassicalSwapper, warped, target, points, lt)->torch.Tensor:
     skin = torch.minimum(skin_likelihood(warped, points), skin_likelihood(target, lt))
     skin = smoothstep((blur(skin, 0.02 * s) - 0.25) / 0.4)
     y = apply_affine(invert_affine(face_frame(lt)), pixel_grid(s, s, like=lt))[..., 1].view(-1, 1, s, s)
-    above = smoothstep((0.37 - y) / 0.05)
+    above = smoothstep((0.34 - y) / 0.04)
     return 1 - above * (1 - skin)
 
 # %% ../nbs/30_faces.ipynb #a04b4b8b
