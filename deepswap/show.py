@@ -383,7 +383,9 @@ def preview_grid(
     most:int=8, # columns
 )->torch.Tensor: # (3, H, W)
     "A preview as one picture, whatever shape it came in."
-    if isinstance(images, dict): return to_grid([to_grid(x[:most], min(most, len(x))) for x in images.values()], cols=1)
+    if isinstance(images, dict):
+        n = min([most, *map(len, images.values())])
+        return to_grid([to_grid(x[:n], n) for x in images.values()], cols=1)
     return to_grid(images[:64], min(most, math.ceil(math.sqrt(len(images[:64])))))
 
 # %% ../nbs/02_show.ipynb #84d3e882
