@@ -254,7 +254,7 @@ def find_faces(
     image, # anything `read_image` takes
     min_size:float=None, # smallest face in pixels; by default a fortieth of the longer side, at least 20
     threshold:float=0.95, # least probability
-    turns:bool=True, # where no upright face is found, try the picture turned by 90, 180 and 270 degrees
+    turns:bool=True, # where no upright face is found, look for a large one in the picture turned by 90, 180 and 270 degrees
     device="auto",
 )->list: # of Face, the largest first; empty where there is none
     "All faces of a picture. Raises `ImageError` where the picture can't be read or is too small."
@@ -266,7 +266,7 @@ def find_faces(
         if found: break
     for degrees in (180, 90, 270) if turns and not found else ():
         turned = image.rotate(degrees, expand=True)
-        found = [_unturn(f, degrees, image.size) for f in _detect(turned, min_size or default, device) if _plausible(f, max(threshold, 0.99), 0.06)]
+        found = [_unturn(f, degrees, image.size) for f in _detect(turned, min_size or max(image.size) / 12, device) if _plausible(f, max(threshold, 0.99), 0.06)]
         if found: break
     return [_refine(image, f, device) for f in sorted(found, key=lambda f: -f.size)]
 
@@ -657,6 +657,7 @@ def move_landmarks(
     p = apply_affine(similarity(source, target), source)
     p = p - 0.2 * turn[:, None]
     p[:, 2] = p[:, 2] + turn
+    keep = keep + (1 - keep) * smoothstep(turn.norm(dim=-1) / size / 0.12).view(-1, 1, 1)  # the further the turn, the more
     return p + keep * (target - p)
 
 # %% ../nbs/30_faces.ipynb #24544304
@@ -731,13 +732,16 @@ def fit(self:ClassicalSwapper, source, target, ls, lt)->tuple:
 # %% ../nbs/30_faces.ipynb #67cd1fff
 @patch
 def forehead(self:ClassicalSwapper, warped, target, points, lt)->torch.Tensor:
-    "Above the brows the swap ends where either face shows hair: 1 below, skin likelihood above, (B, 1, S, S)."
+    "Where a fringe hides a forehead, the swap ends below it; else only hair high up is left out. (B, 1, S, S), 0..1."
     s = warped.shape[-1]
     skin = torch.minimum(skin_likelihood(warped, points), skin_likelihood(target, lt))
     skin = smoothstep((blur(skin, 0.02 * s) - 0.25) / 0.4)
-    y = apply_affine(invert_affine(face_frame(lt)), pixel_grid(s, s, like=lt))[..., 1].view(-1, 1, s, s)
-    above = smoothstep((0.34 - y) / 0.04)
-    return 1 - above * (1 - skin)
+    frame = face_frame(lt)
+    strip = torch.cartesian_prod(torch.linspace(0.38, 0.62, 9), torch.linspace(0.31, 0.36, 4)).to(lt)  # above the brows
+    bare = sample(skin, apply_affine(frame, strip)[:, None]).mean((1, 2, 3))  # (B,)
+    line = 0.34 + 0.09 * smoothstep((0.6 - bare) / 0.4).view(-1, 1, 1, 1)
+    y = apply_affine(invert_affine(frame), pixel_grid(s, s, like=lt))[..., 1].view(-1, 1, s, s)
+    return 1 - smoothstep((line - y) / 0.04) * (1 - skin)
 
 # %% ../nbs/30_faces.ipynb #a04b4b8b
 @patch
