@@ -7,11 +7,11 @@ __all__ = ['IDENTITY', 'STYLE', 'SCENE', 'CUTS', 'OCCLUDERS', 'PARTS', 'PART', '
            'ATTRIBUTES', 'COURSEWORK', 'Field', 'fields', 'Params', 'draw', 'Identity', 'Style', 'Scene', 'People',
            'col', 'rgb', 'ramp', 'gauss', 'smax', 'palette', 'hue', 'linear', 'paint', 'rotation', 'Camera',
            'ellipsoids', 'in_picture', 'Anatomy', 'stack', 'head_shapes', 'body_shapes', 'cut_value', 'hair_shapes',
-           'Canvas', 'layers', 'blend', 'head', 'body', 'head_coordinates', 'relief', 'normals', 'strands', 'hair',
-           'hair_color', 'skin_color', 'skin', 'an_col', 'spots', 'Window', 'c4', 'paint5', 'eyes', 'brows', 'mouth',
-           'beard', 'clothes', 'background', 'composite', 'light_direction', 'occlusion', 'lighting', 'glasses',
-           'capsule', 'occluders', 'effects', 'defocus', 'PointCanvas', 'five_points', 'to_pixels', 'landmarks',
-           'Rendered', 'draw_chunk', 'face_mask', 'part_map', 'render', 'calm', 'natural', 'sample_people',
+           'Canvas', 'layers', 'blend', 'head_coef', 'head', 'body', 'head_coordinates', 'relief', 'normals', 'strands',
+           'hair', 'hair_color', 'skin_color', 'skin', 'an_col', 'spots', 'Window', 'c4', 'paint5', 'eyes', 'brows',
+           'mouth', 'beard', 'clothes', 'background', 'composite', 'light_direction', 'occlusion', 'lighting',
+           'glasses', 'capsule', 'occluders', 'effects', 'defocus', 'PointCanvas', 'five_points', 'to_pixels',
+           'landmarks', 'Rendered', 'draw_chunk', 'face_mask', 'part_map', 'render', 'calm', 'natural', 'sample_people',
            'attributes', 'exact_swap', 'scene_path', 'coursework_set']
 
 # %% ../nbs/01_people.ipynb #28aabe4a
@@ -127,9 +127,9 @@ gaze_x         -1  1  0   bell     eyes to the left or right of the picture
 gaze_y         -1  1  0   bell     eyes down or up
 light_x        -1  1  .35 uniform  key light from the left or the right
 light_y        -1  1  .45 uniform  key light from below or above
-light_power    .4 1.2 .8  bell     strength of the key light
+light_power    .4 1.1 .8  bell     strength of the key light
 light_warmth   -1  1  .1  bell     blue to golden key light
-ambient        .2  .8 .5  bell     strength of the light from everywhere
+ambient        .2  .75 .5  bell     strength of the light from everywhere
 rim             0  1  .3  uniform  strength of the light from behind
 zoom           .7 1.15 1  bell     size of the face in the frame
 shift_x      -.15 .15 0   bell     face to the left or right, in half pictures
@@ -137,8 +137,8 @@ shift_y      -.15 .15 0   bell     face down or up, in half pictures
 bg_kind         0  5  1   choice   plain, gradient, lights, stripes, room, landscape
 bg_seed         0  1  .5  uniform  draws the details of the background
 bg_hue          0  1  .55 uniform  hue of the background
-bg_color        0  1  .35 uniform  grey to colourful background
-bg_light        0  1  .5  uniform  dark to light background
+bg_color        0  1  .30 bell     grey to colourful background
+bg_light        0  1  .6  uniform  dark to light background
 blur            0  1  0   rare:0.25     lens blur
 noise           0  1  0   rare:0.35     sensor noise
 occluder        0  6  0   rarekind:0.22 none, hand, microphone, mask, bar, ball, flag
@@ -201,7 +201,7 @@ def draw(field, u):
     if field.kind == 'uniform': return lo + (hi - lo) * u[:, 0]
     if field.kind == 'bell':
         t = u.mean(1) * 2 - 1                        # in [-1, 1], sd 1/3
-        t = (1.35 * t).clamp(-1, 1)
+        t = (1.5 * t).clamp(-1, 1)
         return m + torch.where(t > 0, t * (hi - m), t * (m - lo))
     if field.kind == 'low': return lo + (hi - lo) * u[:, 0] ** 3
     if field.kind == 'choice': return torch.floor(lo + (hi - lo + 1) * u[:, 0] * .99999)
@@ -238,9 +238,14 @@ class People:
 def col(t): return t.reshape(-1, 1, 1)
 def rgb(*c, like): return torch.tensor(c, dtype=torch.float32, device=like.device)
 def ramp(x, width): return (x / width + .5).clamp_(0, 1)
+
+# %% ../nbs/01_people.ipynb #0220f2c0
 def gauss(x, y, cx, cy, sx, sy):
-    a = ((x - cx) / sx).square_()
-    return a.add_(((y - cy) / sy).square_()).neg_().exp_()
+    a = ((x - cx) * (1 / sx)).square_()
+    b = (y - cy).mul_(1 / sy).square_()
+    return a.add_(b).mul_(-.25).add_(1).clamp_(min=0).square_().square_()        # (1 - r^2/4)^4, close to exp(-r^2), zero beyond r = 2
+
+# %% ../nbs/01_people.ipynb #62cf66c5
 def smax(a, b, k):
     h = (a - b).abs_().mul_(-1 / k).add_(1).clamp_(min=0).square_()
     return torch.maximum(a, b).add_(h, alpha=k / 4)
@@ -328,15 +333,15 @@ class Anatomy:
     def __init__(self, p):
         i, s = p.identity, p.scene
         self.mouth_open = s.mouth_open
-        self.eu = .236 * (1 + .13 * i.eye_spacing)
-        self.ev = .057 + .035 * i.eye_height
-        self.ew = .112 * (1 + .16 * i.eye_size)
-        self.nv = -.205 - .045 * i.nose_length + .02 * i.nose_turn
+        self.eu = .236 * (1 + .16 * i.eye_spacing)
+        self.ev = .057 + .045 * i.eye_height
+        self.ew = .132 * (1 + .21 * i.eye_size)
+        self.nv = -.205 - .060 * i.nose_length + .02 * i.nose_turn
         self.mv = -.486 - .03 * i.mouth_height - .02 * i.nose_length
-        self.mw = .194 * (1 + .17 * i.mouth_width) * (1 + .13 * s.smile) * (1 - .12 * s.mouth_open)
-        self.lift = .035 * s.smile
+        self.mw = .194 * (1 + .23 * i.mouth_width) * (1 + .13 * s.smile) * (1 - .12 * s.mouth_open)
+        self.lift = .024 + .050 * s.smile
         self.bu = self.eu + .012
-        self.bv = self.ev + .178 + .03 * i.brow_height + .035 * s.brow_raise - .02 * i.eye_depth
+        self.bv = self.ev + .178 + .038 * i.brow_height + .035 * s.brow_raise - .02 * i.eye_depth
 
 # %% ../nbs/01_people.ipynb #7cf7ee63
 def stack(*rows):
@@ -349,39 +354,39 @@ def stack(*rows):
 def head_shapes(p, an):
     "Centres, radii and tilts of cranium, face, jaw, chin, bridge, tip, two alae, two ears: (B,10,3)."
     i = p.identity
-    fw, drop = 1 + .085 * i.face_width, .055 * an.mouth_open
-    tw = .076 * (1 + .22 * i.nose_tip)
-    aw = .082 * (1 + .28 * i.nose_width)
+    fw, drop = 1 + .10 * i.face_width, .055 * an.mouth_open
+    tw = .062 * (1 + .34 * i.nose_tip)
+    aw = .066 * (1 + .42 * i.nose_width)
     h = -.5 * (an.nv + .205)
-    es, ea = 1 + .22 * i.ear_size, .03 + .035 * i.ear_angle
+    es, ea = 1 + .30 * i.ear_size, .03 + .045 * i.ear_angle
     ex = .535 * fw + ea
-    jaw = .375 * fw * (1 + .14 * i.jaw_width)
+    jaw = .355 * fw * (1 + .20 * i.jaw_width)
     centre = stack((0., .24, -.08), (0., -.10, .05), (0., -.40 - drop * .6, .06),
-                   (0., -.645 - .05 * i.chin_length - drop, .30),
-                   (0., -.03 - h, .46 + .02 * i.nose_bridge), (0., an.nv - .012, .575 + .02 * i.nose_bridge),
+                   (0., -.53 - .08 * i.chin_length - drop, .13),
+                   (0., -.05 - h, .44 + .02 * i.nose_bridge), (0., an.nv - .008, .555 + .02 * i.nose_bridge),
                    (-aw, an.nv - .022, .515), (aw, an.nv - .022, .515),
                    (-ex, -.02 + 0 * ea, -.12), (ex, -.02 + 0 * ea, -.12))
-    radius = stack((.535 * fw, .60 + .04 * i.forehead, .63), ((.475 + .03 * i.cheekbones) * fw, .60, .48), (jaw, .36, .41),
-                   (.16 + .05 * i.chin_width, .15, .17),
-                   (.058 + .012 * i.nose_width, .22 + h, .085 + .02 * i.nose_bridge), (tw, .066 + .008 * i.nose_tip, .10),
-                   (.047, .045, .06), (.047, .045, .06), (.075, .155 * es, .115 * es), (.075, .155 * es, .115 * es))
+    radius = stack((.535 * fw, .60 + .04 * i.forehead, .63), ((.475 + .045 * i.cheekbones) * fw, .60, .48), (jaw, .36, .41),
+                   (.24 + .09 * i.chin_width, .255, .31),
+                   (.070 + .012 * i.nose_width, .23 + h, .10 + .02 * i.nose_bridge), (tw, .066 + .008 * i.nose_tip, .12),
+                   (.040, .040, .06), (.040, .040, .06), (.075, .155 * es, .115 * es), (.075, .155 * es, .115 * es))
     tilt = torch.zeros_like(centre[..., 0])
-    tilt[:, 4] = .42 + .1 * i.nose_turn
+    tilt[:, 4] = .52 + .1 * i.nose_turn
     return centre, radius, tilt
 
 # %% ../nbs/01_people.ipynb #51f5fefa
 def body_shapes(p):
     "Neck, trapezius and shoulders: (B,3,3)."
     w = 1 + .1 * p.identity.jaw_width
-    return (stack((0. * w, -.9, -.12), (0., -1.32, -.16), (0., -1.86, -.16)),
-            stack((.285 * w, .75, .29), (.62, .32, .30), (1.12, .70, .42)))
+    return (stack((0. * w, -.9, -.12), (0., -1.20, -.16), (0., -1.78, -.16)),
+            stack((.285 * w, .75, .29), (.60, .36, .28), (1.12, .70, .42)))
 
 # %% ../nbs/01_people.ipynb #0de208f9
 CUT = dict(thick=(0., .012, .06, .065, .085, .08, .17, .045),
            side=(.0, .0, .03, .05, .2, .2, .12, .02),
            stop=(9., -.05, -.04, -.06, -.42, -1.7, -.3, .0),
            lock=(0., 0., 0., 0., 1., 1., 0., 0.), long=(0., 0., 0., 0., 0., 1., 0., 0.),
-           back=(0., 0., 0., 0., 1., 1., 1.4, 0.), bun=(0., 0, 0, 0, 0, 0, 0, 1.), curl=(0., 0, .15, 0, 0, 0, 1., 0))
+           back=(0., 0., 0., 0., 1., 1., 1.4, 0.), swoop=(0., 0., 1., 1., 1., 1., 0., .5), part=(0., 0., 0., .5, 1., 1., 0., .3), bun=(0., 0, 0, 0, 0, 0, 0, 1.), curl=(0., 0, .15, 0, 0, 0, 1., 0))
 def cut_value(p, name):
     return torch.tensor(CUT[name], device=p.device)[p.style.hair_cut.round().long().clamp(0, 7)]
 
@@ -390,18 +395,21 @@ def hair_shapes(p):
     "Cap, back, two locks and bun: (B,5,3)."
     i, s = p.identity, p.style
     c = {k: cut_value(p, k) for k in CUT}
-    fw = 1 + .085 * i.face_width
+    fw = 1 + .10 * i.face_width
     vol = 1 + .3 * s.hair_volume
-    t = c['thick'] * vol + .05 * s.hat
+    t = torch.where(s.hat > .5, (c['thick'] * vol).clamp(max=.05) + .065, c['thick'] * vol)
     far = lambda on, x: x
     lx = .50 * fw + .02 * s.hair_volume
     ly = torch.where(c['long'] > 0, -.5, -.16).to(t)
     lr = torch.where(c['long'] > 0, .95, .50).to(t)
     top = .24 + .25 * t
+    up, wide = s.hair_part * .20, .6 * t * c['swoop']
     return (stack((0., top, -.1), (0., torch.where(c['long'] > 0, -.45, torch.where(c['curl'] > .5, .2, -.02)).to(t), far(c['back'], -.3 + 0 * t)),
-                  (-lx, ly, far(c['lock'], -.02 + 0 * t)), (lx, ly, far(c['lock'], -.02 + 0 * t)), (0., .92 + 0 * t, far(c['bun'], -.12 + 0 * t))),
+                  (-lx, ly, far(c['lock'], -.02 + 0 * t)), (lx, ly, far(c['lock'], -.02 + 0 * t)), (0., .92 + 0 * t, far(c['bun'], -.12 + 0 * t)),
+                  (up - .22, .50 + .6 * wide, .08), (up + .22, .50 + .6 * wide, .08)),
             stack((.54 * fw + t, .615 + .04 * i.forehead + t * .9, .64 + t), ((.58 + .06 * s.hair_volume) * fw * torch.where(c['curl'] > .5, 1.35, 1.).to(t), torch.where(c['long'] > 0, 1.05, torch.where(c['curl'] > .5, .85, .62)).to(t), .40),
-                  (.13 * vol, lr, .27), (.13 * vol, lr, .27), (.2 * vol, .17 * vol, .2)))
+                  (.13 * vol, lr, .27), (.13 * vol, lr, .27), (.2 * vol, .17 * vol, .2),
+                  (.33 * fw + .5 * wide, .37 + wide, .50 + t), (.33 * fw + .5 * wide, .37 + wide, .50 + t)))
 
 # %% ../nbs/01_people.ipynb #f7b5bdf1
 class Canvas:
@@ -414,20 +422,22 @@ class Canvas:
         self.x, self.y = x, y
         self.basis = torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y]).reshape(6, -1)
         self.an, self.cam = Anatomy(p), Camera(p)
+        self.shapes = head_coef(p, self.an, self.cam)
         self.px = col(2 / (size * self.cam.zoom))                   # one pixel in head units
     def maps(self, coef): return (coef.reshape(-1, 6) @ self.basis).reshape(*coef.shape[:2], self.size, self.size).unbind(1)
 
 # %% ../nbs/01_people.ipynb #9cf402f8
-def layers(cv, R, centre, radius, tilt=None):
+def layers(cv, R, centre, radius, tilt=None, coef=None):
     "Depth and signed distance (about, in head units) of each ellipsoid: two lists of (B,H,W)."
-    L, Q = in_picture(cv.cam, *ellipsoids(R, centre, radius, tilt))
+    coef = coef if coef is not None else torch.cat(in_picture(cv.cam, *ellipsoids(R, centre, radius, tilt)), 1)
     scale = radius[..., :2].mean(-1) / (2 * radius[..., 2] ** 2)
+    soft = .004 + .03 * radius[..., 2] ** 2                                  # rounds the rim, where the slope would be infinite
     n = centre.shape[1]
-    m = cv.maps(torch.cat([L, Q], 1))
+    m = cv.maps(coef)
     z, d = [], []
     for k in range(n):
         q = m[n + k]
-        z.append(torch.addcmul(m[k], q, q.abs().add_(1e-5).rsqrt_()))
+        z.append(torch.addcmul(m[k], q, q.abs().add_(col(soft[:, k])).rsqrt_()))
         d.append(q * col(scale[:, k]))
     return z, d
 
@@ -438,21 +448,27 @@ def blend(parts, ks):
     return out
 
 # %% ../nbs/01_people.ipynb #0c47659d
+def head_coef(p, an, cam):
+    shapes = head_shapes(p, an)
+    return *shapes, torch.cat(in_picture(cam, *ellipsoids(cam.R, *shapes)), 1)
+
+# %% ../nbs/01_people.ipynb #d3f4b29d
 def head(cv):
-    z, d = layers(cv, cv.cam.R, *head_shapes(cv.p, cv.an))
-    nose = smax(smax(z[4], z[5], .07), torch.maximum(z[6], z[7]), .05)
-    face = blend(z[:4], (.2, .2, .14))
+    shapes = cv.shapes
+    z, d = layers(cv, cv.cam.R, *shapes[:3], coef=shapes[3])
+    nose = smax(smax(z[4], z[5], .10), torch.maximum(z[6], z[7]), .09)
+    face = blend(z[:4], (.2, .2, .26))
     ears = torch.maximum(z[8], z[9])
     cv.nose_in = nose - face
     cv.ear_in = ears - face
-    cv.head_z = smax(smax(face, nose, .09), ears, .03)
+    cv.head_z = smax(smax(face, nose, .12), ears, .03)
     cv.head_d = torch.maximum(blend(d[:4], (.25, .25, .16)), torch.maximum(d[8], d[9]))
     cv.head_a = ramp(cv.head_d, cv.px)
 
-# %% ../nbs/01_people.ipynb #d3f4b29d
+# %% ../nbs/01_people.ipynb #2a1447fb
 def body(cv):
     z, d = layers(cv, cv.cam.T, *body_shapes(cv.p))
-    cv.body_z, cv.body_d = blend(z, (.2, .3)), blend(d, (.12, .3))
+    cv.body_z, cv.body_d = blend(z, (.35, .35)), blend(d, (.2, .3))
     cv.body_a = ramp(cv.body_d, cv.px)
 
 # %% ../nbs/01_people.ipynb #226308bd
@@ -476,14 +492,16 @@ def relief(cv):
     r = g(an.eu * .92, an.ev + .035, an.ew * 1.2, .10, -.045 - .03 * i.eye_depth)
     r += g(an.eu, an.ev - .005, an.ew * .75, .062, .034 + 0 * i.eye_depth)
     r += g(.2, .25, .2, .06, .018 + .02 * i.eye_depth)
-    r += g(.27, -.22 + .04 * s.smile, .13, .12, .028 + .025 * i.cheeks + .03 * s.smile.clamp(min=0))
+    r += g(.27, -.22 + .04 * s.smile, .13, .12, .028 + .045 * i.cheeks + .03 * s.smile.clamp(min=0))
     r += g(.40, -.42, .12, .2, .02 * i.cheeks - .01)
     r += g(0., an.mv + .05, an.mw * .75, .045, .030 + .012 * i.lip_upper)
     r += g(0., an.mv - .052 - .05 * an.mouth_open, an.mw * .62, .045, .034 + .012 * i.lip_lower)
     r += g(0., an.mv - .125 - .06 * an.mouth_open, .10, .035, -.028 + 0 * i.age)
     r += g(0., an.mv + .12, .03, .05, -.012 + 0 * i.age)
     r += g(0., -.70 - .05 * i.chin_length, .028, .05, -.03 * i.chin_cleft)
-    cv.head_z = cv.head_z + r.mul_(ramp(w, .4))
+    r = r.mul_(ramp(w, .4))
+    r -= gauss(au, v, .585, .0, .028, .075).mul_(ramp(cv.ear_in, .03)).mul_(.07)
+    cv.head_z = cv.head_z + r
 
 # %% ../nbs/01_people.ipynb #5c9d617b
 def normals(z, step):
@@ -500,57 +518,63 @@ def strands(cv, u, v, w):
     "A signed pattern of locks and strands in -1..1 on the hair, and a coarse pattern of curls."
     s = cv.p.style
     x = u - col(s.hair_part * .28)
-    y = w + .25
+    y = 1.2 - v
     c = x * torch.addcmul(x * x, y, y).add_(1e-4).rsqrt_()
-    c = torch.addcmul(c * 3, c, w, value=-2.2)
-    wob = torch.sin(v * 9 + c * 3).mul_(col(.05 + .22 * s.hair_wave))
-    c = c + wob
-    a = torch.sin(c * 11 + 2 * torch.sin(c * 5.3 + 1))
-    b = torch.sin(c * 37 + 3 * torch.sin(c * 13.7) + v * 2)
-    f = torch.sin(c * 91 + 4 * torch.sin(c * 29) + v * 4)
-    fine = ((.022 / cv.px).clamp(max=1))
-    return a.mul_(.4).add_(b, alpha=.35).add_(f * fine, alpha=.25)
+    c = torch.addcmul(c * 3.5, c, w, value=-1.2)
+    c = c + torch.sin(v * 7 + c * 2).mul_(col(.02 + .14 * s.hair_wave))
+    a = torch.sin(c * 9 + 1.6 * torch.sin(c * 4.3 + 1) + v * 1.5)
+    b = torch.sin(c * 31 + 2.5 * torch.sin(c * 11.7 + v) + v * 2)
+    f = torch.sin(c * 97 + 4 * torch.sin(c * 23) + v * 3)
+    fine = (.022 / cv.px).clamp(max=1)
+    return c, a, torch.add(b * .3, a, alpha=.45).add_(f * fine, alpha=.25)
 
 # %% ../nbs/01_people.ipynb #10fd48de
 def hair(cv):
     p, s = cv.p, cv.p.style
     z, d = layers(cv, cv.cam.R, *hair_shapes(p))
-    for k, name in ((1, 'back'), (2, 'lock'), (3, 'lock'), (4, 'bun')):
-        off = col((cut_value(p, name) <= 0) * 9.)
+    for k, name in ((1, 'back'), (2, 'lock'), (3, 'lock'), (4, 'bun'), (5, 'swoop'), (6, 'swoop')):
+        off = col(((cut_value(p, name) <= 0) | ((s.hat > .5) & (k > 3))) * 9.)
         z[k], d[k] = z[k] - off, d[k] - off
-    cap = smax(z[0], z[4], .05)
+    swoop, swoop_d = smax(z[5], z[6], .22), smax(d[5], d[6], .25)
+    cap = smax(smax(z[0], z[4], .05), swoop, .22)
     lock = torch.maximum(z[2], z[3])
     cv.back_z = z[1]
-    top_d = torch.maximum(d[0], d[4])
+    top_d = torch.maximum(smax(d[0], swoop_d, .16), d[4])
     dist = torch.maximum(top_d, torch.maximum(d[2], d[3]))
     hz = smax(cap, lock, .12)
     u, v, w = head_coordinates(cv, hz, cv.cam.R)
-    st = strands(cv, u, v, w)
+    cv.hair_c, clump, st = strands(cv, u, v, w)
     curl = col(cut_value(p, 'curl') + .15 * s.hair_wave)
-    cu = torch.sin(u * 23 + 3 * torch.sin(v * 13 + w * 5)).mul_(torch.sin(v * 21 + w * 17 + 3 * torch.sin(u * 15)))
+    cu = torch.sin(u * 13 + 1.2 * torch.sin(v * 11 + w * 5)).mul_(torch.sin(v * 12 + w * 9 + 1.2 * torch.sin(u * 9))).abs_().sqrt_().sub_(.5).mul_(2)
     rough = cu * curl
-    cv.back_d = d[1] + rough * .03
+    cv.back_d = d[1] + rough * .022
     # where the hair grows, in head coordinates
-    line = .50 + .05 * p.identity.forehead + .07 * s.hair_line - .33 * s.fringe * (cut_value(p, 'thick') > .02)
-    x = u + col(.10 * s.hair_part)
-    front = v - col(line) + torch.addcmul(torch.zeros_like(u), x, x, value=.9).mul_(col(1 - .6 * s.fringe)) + st * col(.012 + .03 * s.fringe)
-    side = col(cut_value(p, 'side')) - w + st * .02 + .12
-    grow = smax(front, side.mul_(.8), .12)
+    thick = cut_value(p, 'thick')
+    line = .50 + .05 * p.identity.forehead + .07 * s.hair_line - .30 * s.fringe * (thick > .02)
+    x = u - col(.26 * s.hair_part)
+    sweep = ((x * col(torch.where(s.hair_part > 0, -1., 1.))).clamp(min=-.04) + .04) * col(.30 * (thick > .02) * (1 - s.fringe) * (1 - cut_value(p, 'part')))
+    tuft = (clump * .6 + st * .7) * col(.006 + .02 * (thick > .02) + .02 * s.fringe)
+    curtain = (x * x + .004).sqrt_().mul_(col(.75 * cut_value(p, 'part') * (1 - s.fringe)))
+    front = v - col(line) + tuft - u * u * col(.35 * (1 - s.fringe)) + sweep + curtain
+    side = col(cut_value(p, 'side') + .06) + v.clamp(min=-.1) * .45 - w + clump * .012
+    grow = smax(front, side.mul_(.8), .10)
+    grow = torch.maximum(grow, (-.004 - cv.head_d).mul_(2))
     stop = v - col(cut_value(p, 'stop')) + rough * .05
     back_ear = (-.12 - w).mul_(1.5)
     grow = torch.minimum(grow, torch.maximum(stop, torch.minimum(back_ear, v + .5)))
     locks = torch.maximum(d[2], d[3]).mul_(1.5) - (cap - lock).clamp_(min=0) * 3
     grow = torch.maximum(grow, locks)
     on = (s.hair_cut > .5).float()
-    edge = torch.minimum(torch.minimum(grow, dist + rough * .035), (hz - cv.head_z).add_(.012).mul_(1.5).add_((v - .05).clamp_(min=0) * 4))
+    edge = torch.minimum(torch.minimum(grow, dist + rough * .022), (hz - cv.head_z).add_(.012).mul_(1.5).add_((v - .05).clamp_(min=0) * 4))
     soft = cv.px + col(torch.where(cut_value(p, 'thick') < .02, .08, .006).to(on))
     cv.hair_a = ramp(edge, soft).mul_(col(on * torch.where(s.hair_cut.round() == 1, .85, 1.)))
-    cv.hair_z = hz.add_(rough * .03).add_(st * .006)
+    cv.hair_z = hz.add_(rough * .03).add_(st * .002).add_(clump * .006)
     cv.back_a = ramp(cv.back_d, cv.px).mul_(col(((cut_value(p, 'back') > 0)).float()))
     cv.hair_t, cv.hair_uvw = st, (u, v, w)
+    cv.hair_d = dist - 9 * (1 - col(on))
     hat = s.hat > .5
     if hat.any():
-        cv.hat_a = ramp(torch.minimum(v - col(.36 + .05 * s.hair_line), top_d), cv.px).mul_(col(hat.float()))
+        cv.hat_a = ramp(torch.minimum(v - .30 - .12 * w.clamp(max=0) - .05 * u * u, top_d), cv.px).mul_(col(hat.float()))
         cv.hair_a = torch.maximum(cv.hair_a, cv.hat_a)
     else: cv.hat_a = None
 
@@ -566,13 +590,13 @@ def hair_color(p):
     return torch.lerp(c, rgb(.72, .72, .74, like=c), s.hair_grey[:, None])
 
 # %% ../nbs/01_people.ipynb #0ad1759f
-SKIN = ((.97, .85, .78), (.95, .78, .67), (.87, .67, .53), (.74, .53, .39), (.56, .38, .27), (.40, .26, .19), (.29, .19, .15))
+SKIN = ((.97, .86, .80), (.96, .80, .70), (.91, .72, .59), (.82, .61, .47), (.69, .49, .36), (.54, .37, .28), (.41, .28, .22))
 
 # %% ../nbs/01_people.ipynb #06421cc2
 def skin_color(p):
     i = p.identity
     c = palette(i.skin_tone, SKIN)
-    warm = rgb(.015, .0, -.045, like=c)
+    warm = rgb(.025, .0, -.07, like=c)
     return (c + i.skin_warmth[:, None] * warm).clamp(.02, 1)
 
 # %% ../nbs/01_people.ipynb #569bb51d
@@ -598,7 +622,7 @@ def skin(cv):
     line = fold.add_(bag).add_(brow)
     nost = gauss(au, v, col(.036 + .016 * i.nose_width), col(an.nv - .052 + .012 * i.nose_turn), .022, .013).mul_(1.1)
     ala = gauss(au, v, col(.105 + .022 * i.nose_width), col(an.nv - .02), .012, .035).mul_(.35)
-    ear = ramp(cv.ear_in - .02, .03) * gauss(au, v, .58, -.01, .03, .08) * .6
+    ear = ramp(cv.ear_in - .02, .03) * gauss(au, v, .585, -.01, .028, .075)
     paint(img, dark, line.add_(ala).add_(ear).clamp_(max=1))
     paint(img, base * rgb(.22, .12, .10, like=base), nost.clamp_(max=.9))
     spots(cv, img, base)
@@ -613,8 +637,8 @@ def spots(cv, img, base):
     on = (i.freckles > 0).nonzero()[:, 0]
     if len(on):
         U, V = u[on], v[on]
-        n = torch.sin(U * 61 + 3 * torch.sin(V * 37)) * torch.sin(V * 67 + 3 * torch.sin(U * 41 + 1))
-        a = n.sub_(.45).mul_(2.5).clamp_(0, 1).mul_(gauss(U.abs(), V, .17, -.1, .2, .16)).mul_(col(i.freckles[on]))
+        n = torch.sin(U * 77 + 1.3 * torch.sin(V * 41)) * torch.sin(V * 83 + 1.3 * torch.sin(U * 37 + 1))
+        a = n.sub_(.55).mul_(2.5).clamp_(0, 1).mul_(gauss(U.abs(), V, .17, -.1, .2, .16)).mul_(col(i.freckles[on]))
         img[on] = paint(img[on], base[on] * rgb(.55, .36, .26, like=base), a)
     on = (i.mole_size > 0).nonzero()[:, 0]
     if len(on):
@@ -666,7 +690,7 @@ def eyes(cv):
     pe = px / ew
     T = (1 - X * X)
     open_ = (1 - s.blink) * (1 - .18 * s.smile.clamp(min=0)) * (1 + .12 * s.brow_raise)
-    hu = .54 + .14 * i.eye_open - .06 * i.eye_depth
+    hu = .47 + .12 * i.eye_open - .05 * i.eye_depth
     hl = .30 + .06 * i.eye_open
     up = T * (1 + .12 * X) * c4(hu * open_ - hl * .75 * (1 - open_).clamp(min=0))
     lo = -T * (1 - .15 * X) * c4(hl * (1 - .15 * s.smile.clamp(min=0)))
@@ -684,13 +708,13 @@ def eyes(cv):
     # the eye itself
     inside = torch.minimum(up - Y, Y - lo)
     m = ramp(inside, pe)
-    white = torch.stack([torch.full_like(i.age, .86), .84 - .04 * i.age, .83 - .06 * i.age], 1)
+    white = torch.stack([torch.full_like(i.age, .74), .72 - .04 * i.age, .71 - .06 * i.age], 1)
     eye = white[:, :, None, None, None].expand(-1, -1, *u.shape[1:]).clone()
     gx = c4(.28 * s.gaze_x) * side
-    gy = c4(.12 * s.gaze_y + .07)
+    gy = c4(.12 * s.gaze_y + .045)
     dx, dy = X - gx, Y - gy
     r = (dx * dx + dy * dy).sqrt_()
-    R = c4(.43 + .05 * i.iris_size)
+    R = c4(.44 + .05 * i.iris_size)
     paint5(eye, rgb(.55, .28, .25, like=base).expand_as(base), ((-X - .78) / .25).clamp_(0, .8))
     ic = linear(palette(i.iris_color, IRIS))
     paint5(eye, ic * .22, ramp(R - r, pe + .05))
@@ -721,10 +745,10 @@ def brows(cv, img, su, v, px):
     bl = .158 * (1 + .14 * i.brow_length)
     X = (su - c4(an.bu)) / c4(bl)
     frown = -s.brow_raise.clamp(max=0)
-    spine = c4(an.bv) + c4(.022 + .022 * i.brow_arch) * (1 - (X - .25) ** 2 * 1.3) + X * c4(.016 * i.brow_tilt + .018 * frown)
-    th = c4(.026 + .014 * i.brow_thickness) * (1.0 - .38 * X - .25 * X * X).clamp(min=.12)
+    spine = c4(an.bv - .004) + c4(.018 + .020 * i.brow_arch) * (1 - (X - .30) ** 2 * 1.0) + X * c4(.004 + .016 * i.brow_tilt + .020 * frown)
+    th = c4(.022 + .014 * i.brow_thickness) * (1.0 - .30 * X - .30 * X * X).clamp(min=.12)
     Y = v - spine
-    hairs = torch.sin(X * 38 + Y * c4(190 + 0 * bl) + 2 * torch.sin(X * 9)) * .22
+    hairs = torch.sin(X * 38 + Y * c4(190 + 0 * bl) + 2 * torch.sin(X * 9)) * .13
     a = ramp(th * (1 + hairs) - Y.abs(), px + .022) * ramp(1.02 - X.abs(), .22)
     c = linear(palette(i.brow_tone * .75, HAIR))
     c = torch.lerp(c, linear(rgb(.66, .66, .68, like=c)), (p.style.hair_grey * .6)[:, None]) * .8
@@ -743,7 +767,7 @@ def mouth(cv):
     X = u / mw; pe = px
     X2 = X * X; T = (1 - X2).clamp(min=0); rT = T.sqrt()
     mid = c4(an.mv) + X2 * c4(an.lift)
-    lu = c4(.046 * (1 + .5 * i.lip_upper)); ll = c4(.058 * (1 + .5 * i.lip_lower))
+    lu = c4(.050 * (1 + .62 * i.lip_upper)); ll = c4(.066 * (1 + .6 * i.lip_lower))
     op = an.mouth_open
     gap_u, gap_l = T * c4(.012 * op + .016 * s.smile.clamp(min=0)), rT * c4(.15 * op + .02 * s.smile.clamp(min=0) * (op > .02))
     bow = torch.exp(-(X / .20) ** 2) * c4(.22 + .16 * i.lip_bow)
@@ -769,7 +793,7 @@ def mouth(cv):
     seam = (1 - (Y - mid).abs() / (.010 + pe * .7)).clamp_(0, 1) * ramp(1.04 - X.abs(), .08)
     paint5(img, base * rgb(.22, .08, .08, like=base), seam * c4(.8 * (1 - 2 * op).clamp(0, 1)) * (1 - hole))
     corner = gauss(X.abs(), Y - mid, 1.0, 0., .07, .022)
-    paint5(img, base * rgb(.3, .16, .15, like=base), corner * .55)
+    paint5(img, base * rgb(.3, .16, .15, like=base), corner * .4)
     win.add(cv.albedo, img - old)
     shine = gauss(X, Y - (mid - gap_l - ll * .45), .0, 0., .38, .014) * lips * (1 - hole) * c4(.10 + .3 * p.style.makeup)
     win.add1(cv.gloss, shine)
@@ -785,25 +809,25 @@ def beard(cv):
     u, v, w = (m[on] for m in cv.uvw)
     q = lambda t: col(t[on])
     au = u.abs()
-    grain = torch.sin(u * 83 + 3 * torch.sin(v * 41)) * torch.sin(v * 61 + au * 60 + 2 * torch.sin(u * 33))
+    grain = torch.sin(u * 143 + 2 * torch.sin(v * 57)) * torch.sin(v * 97 + au * 70 + 2 * torch.sin(u * 51))
     line = -.34 + (au - .1).clamp(min=0) ** 2 * 1.9
     chin = ramp(line - v + grain * .02, .10)
     hole = gauss(u, v, 0., q(an.mv) - .005, q(an.mw) * 1.12, .105)
     chin = chin * (1 - hole * 1.35).clamp_(0, 1) 
     chin = torch.maximum(chin, gauss(u, v, 0., q(an.mv) - .15, .07, .05) * .8)
     X = u / q(an.mw)
-    mous = gauss(au, v - q(an.mv) + .05 * (X * X), .07, .073, .13, .030).mul_(1.25).clamp_(max=1)
+    mous = gauss(au, v - q(an.mv) + .05 * (X * X), .06, .083, .13, .036).mul_(1.5).clamp_(max=1)
     mous2 = mous
-    nearlip = ramp(v - q(an.mv) - .03 - .02 * q(p.identity.lip_upper) + .09 * (X * X), .02)
+    nearlip = ramp(v - q(an.mv) - .036 - .02 * q(p.identity.lip_upper) + .09 * (X * X), .03)
     mous = mous * nearlip
     a = torch.maximum(chin * q(s.beard).sqrt(), mous * q(s.moustache).sqrt())
-    a = (a * (1.0 + .35 * grain)).clamp_(0, 1)
+    a = (a * (1.0 + .2 * grain)).clamp_(0, 1)
     a = torch.maximum(a, torch.maximum(chin, mous) * q(s.stubble) * (.38 + .1 * grain))
     a = a * ramp(w, .3) * (1 - cv.lip_a[on] * .9) * (1 - cv.hole_a[on])
     c = linear(hair_color(p)[on]) * .75
     cv.albedo[on] = paint(cv.albedo[on], c, a.clamp(0, .96))
     cv.beard_a[on] = a
-    cv.head_z[on] += a * q(s.beard) * .03 * (1 + .5 * grain)
+    cv.head_z[on] += a * q(s.beard) * .03 * (1 + .15 * grain)
 
 # %% ../nbs/01_people.ipynb #3fdcba3b
 def clothes(cv):
@@ -852,11 +876,11 @@ def background(cv):
         ww = torch.where(m > 0, v.get('ww', ww) + 0 * cx, ww); hh = torch.where(m > 0, v.get('hh', hh) + 0 * cx, hh)
         soft = torch.where(m > 0, v.get('soft', soft) + 0 * cx, soft); amp = torch.where(m > 0, v.get('amp', amp) + 0 * cx, amp)
     put(is_(1) * (k < 3).float(), ww=.2 + l, hh=.2 + h, soft=1.6 + 0 * cx, amp=.35 * (l - .5))
-    put(is_(2), ww=.05 + .10 * l, hh=.05 + .10 * l, soft=.07 + 0 * cx, amp=.15 + .35 * h)
-    put(is_(3), cx=(k * 2 / K * 1.15 - 1.1)[None] + .1 * s.bg_seed[:, None], cy=0 * cx, ww=.04 + .04 * s.bg_seed[:, None], hh=3 + 0 * cx, soft=.03 + 0 * cx, amp=.22 * ((k % 2) - .5)[None] * 2)
+    put(is_(2), ww=.0 * l, hh=.0 * l, soft=.2 + .3 * l, amp=.15 + .35 * h)
+    put(is_(3), cx=(k * 2 / K * 1.15 - 1.1)[None] + .1 * s.bg_seed[:, None], cy=0 * cx, ww=.04 + .04 * s.bg_seed[:, None], hh=3 + 0 * cx, soft=.03 + 0 * cx, amp=.09 * ((k % 2) - .5)[None] * 2)
     put(is_(4), ww=.08 + .4 * l, hh=.08 + .4 * h, soft=.05 + .05 * l, amp=.5 * (rnd(17.3, .55) - .5))
     put(is_(4) * first, cx=0 * cx, cy=-1.3 + 0 * cx, ww=3 + 0 * cx, hh=.5 + .3 * l, soft=.06 + 0 * cx, amp=-.2 + 0 * cx)
-    put(is_(5), cx=cx, cy=-1.2 + .5 * h, ww=.15 + .5 * l, hh=.4 + .5 * h, soft=.3 + .3 * l, amp=-.25 * h)
+    put(is_(5), cx=cx, cy=-1.2 + .5 * h, ww=.15 + .5 * l, hh=.4 + .5 * h, soft=.3 + .3 * l, amp=-.12 * h)
     put(is_(5) * first, cx=0 * cx, cy=1.1 + 0 * cx, ww=3 + 0 * cx, hh=1.0 + 0 * cx, soft=.5 + 0 * cx, amp=.4 + 0 * cx)
     t = (torch.arange(S, device=p.device) + .5) * (2 / S) - 1
     box = lambda c, w, f: (((w + .5 * f)[..., None] - (t - c[..., None]).abs()) / f[..., None]).clamp(0, 1)
@@ -864,7 +888,7 @@ def background(cv):
     bx, by = prof(cx, ww, soft), prof(-cy, hh, soft)                              # (B,K,S)
     tint = torch.lerp(torch.ones(B, K, 3, device=p.device), hue(((s.bg_hue[:, None] + .35 * (h - .5))).flatten()).reshape(B, K, 3) * 1.6, (s.bg_color * .8)[:, None, None])
     colr = amp[..., None] * tint                                                 # (B,K,3)
-    base = torch.lerp(torch.ones(B, 3, device=p.device) * .6, hue(s.bg_hue), (.75 * s.bg_color)[:, None]) * (.15 + .85 * s.bg_light[:, None])
+    base = torch.lerp(torch.ones(B, 3, device=p.device) * .6, hue(s.bg_hue), (.75 * s.bg_color)[:, None]) * (.25 + .75 * s.bg_light[:, None])
     lhs = (by[:, None] * colr.transpose(1, 2)[..., None]).transpose(2, 3)        # (B,3,S,K)
     img = base[:, :, None, None] + lhs @ bx[:, None]
     img *= (1.06 - .16 * (cv.x ** 2 + (cv.y - .3) ** 2))
@@ -881,17 +905,19 @@ def composite(cv):
     zz = smax(cv.head_z, z, .02)
     z = torch.lerp(z, zz, cv.head_a); img.lerp_(cv.albedo, cv.head_a[:, None])
     st = cv.hair_t
-    tone = (1 + .38 * st).unsqueeze(1)
+    tone = (1 + .24 * st).unsqueeze(1)
     front = hc[:, :, None, None] * tone
     if cv.hat_a is not None:
         u, v, w = cv.hair_uvw
-        knit = (.82 + .18 * torch.sin(u * 60) * torch.sin(v * 50 + w * 20))
+        brim = ramp(.47 - v, cv.px)
+        knit = .86 + .14 * torch.sin(cv.hair_c * 26) + .10 * brim - .3 * (1 - (v - .47).abs_().mul_(40)).clamp_(0, 1)
         s = p.style
         hatc = linear(hue((s.clothes_hue + .3) % 1) * .5 + .1)[:, :, None, None] * knit[:, None]
         front = torch.lerp(front, hatc, cv.hat_a[:, None])
     hz = torch.maximum(cv.hair_z, z)
     z = torch.lerp(z, hz, cv.hair_a); img.lerp_(front, cv.hair_a[:, None])
     cv.z, cv.color = z, img
+    cv.outer = torch.maximum(torch.maximum(cv.head_d, cv.hair_d), torch.maximum(cv.body_d, cv.back_d))
     cv.alpha = 1 - (1 - cv.back_a) * (1 - cv.body_a) * (1 - cv.head_a) * (1 - cv.hair_a)
 
 # %% ../nbs/01_people.ipynb #088377ee
@@ -903,9 +929,12 @@ def light_direction(p):
 # %% ../nbs/01_people.ipynb #d0875bac
 def occlusion(cv, l):
     "Ambient occlusion and soft cast shadow from a small depth map: two (B,S,S) maps."
-    n = min(48, cv.size)
-    z = F.interpolate(cv.z[:, None], size=(n, n), mode='area') if n != cv.size else cv.z[:, None]
-    blur = lambda t: F.avg_pool2d(F.pad(F.avg_pool2d(F.pad(t, (0, 0, 2, 2), mode='replicate'), (5, 1), 1), (2, 2, 0, 0), mode='replicate'), (1, 5), 1)
+    n = min(32 if cv.size <= 96 else 64, cv.size)
+    z = cv.z[:, None]
+    if n != cv.size: z = F.avg_pool2d(z, cv.size // n) if cv.size % n == 0 else F.interpolate(z, size=(n, n), mode='area')
+    def blur(t, r=1 if n <= 32 else 2):
+        t = F.avg_pool2d(F.pad(t, (0, 0, r, r), mode='replicate'), (2 * r + 1, 1), 1)
+        return F.avg_pool2d(F.pad(t, (r, r, 0, 0), mode='replicate'), (1, 2 * r + 1), 1)
     wide = blur(blur(z))
     ao = (1 - (wide - z - .005).clamp(min=0) * 3.2).clamp(.35, 1)
     t = (torch.arange(n, device=z.device) + .5) * (2 / n) - 1
@@ -941,9 +970,12 @@ def lighting(cv):
     a32 = a8.square().square_()
     spec = (a8 * .035 + a32 * .11).mul_(shadow)
     st = cv.hair_t
-    gl = (.02 + .10 * (1 + st) ** 2)
-    spec = torch.lerp(spec * (1 - cv.cloth_only), a8 * gl * .6 * shadow, cv.hair_a)
-    rim = (1 - nz).square_().mul_((.4 + .6 * ny).clamp_(min=0)).mul_(col(.30 * s.rim))
+    up = cv.cam.R[:, :, 1]                                            # the strands' tangent runs down from the crown
+    ne = torch.addcmul(torch.addcmul(nx * col(up[:, 0]), ny, col(up[:, 1])), nz, col(up[:, 2]))
+    th = (col((h * up).sum(1)) - ne * ndh) * (1.02 - ne * ne).rsqrt_() + .10 * st - .05
+    band = (1 - th * th).clamp_(min=0).square_().square_().square_().square_()
+    spec = torch.lerp(spec * (1 - cv.cloth_only), (band * .05 * (1 + .6 * st) * shadow * ndl.clamp(min=0)), cv.hair_a)
+    rim = (1 - nz).square_().mul_((.4 + .6 * ny).clamp_(min=0)).mul_(col(.30 * s.rim)).mul_(1 - .5 * cv.hair_a).mul_(ramp(.05 - cv.outer, .06))
     spec = spec * col(s.light_power) + rim
     gloss = cv.gloss * (1 - cv.hair_a)
     cv.color.add_((spec.add_(gloss))[:, None])
@@ -1116,7 +1148,8 @@ def defocus(img, sigma):
 # %% ../nbs/01_people.ipynb #b3832d67
 class PointCanvas(Canvas):
     "A canvas whose pixels are a few free points (B,N) of the picture plane."
-    def __init__(self, p, x, y, an, cam):
+    def __init__(self, p, x, y, an, cam, shapes):
+        self.shapes = shapes
         self.p, self.an, self.cam, self.B = p, an, cam, len(p)
         self.size = x.shape[1]
         self.basis = torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y], 1)
@@ -1124,9 +1157,10 @@ class PointCanvas(Canvas):
     def maps(self, coef): return (coef @ self.basis)[:, :, None].unbind(1)
 
 # %% ../nbs/01_people.ipynb #fc9c3fff
-def five_points(p, an=None, cam=None, steps=10):
+def five_points(p, an=None, cam=None, shapes=None, steps=7):
     "The five points in the picture plane, x and y in [-1, 1], y up: (B,5,2), and their head coordinates."
     an, cam = an or Anatomy(p), cam or Camera(p)
+    shapes = shapes or head_coef(p, an, cam)
     z = torch.zeros_like(an.eu)
     u = torch.stack([-an.eu, an.eu, z, -an.mw, an.mw], 1)
     my = an.mv + an.lift
@@ -1136,7 +1170,7 @@ def five_points(p, an=None, cam=None, steps=10):
         q = torch.stack([u, v, w], -1) @ cam.R.transpose(1, 2)
         x = q[..., 0] * cam.zoom[:, None] + cam.tx[:, None]
         y = q[..., 1] * cam.zoom[:, None] + cam.ty[:, None]
-        pc = PointCanvas(p, x, y, an, cam)
+        pc = PointCanvas(p, x, y, an, cam, shapes)
         head(pc)
         new = head_coordinates(pc, pc.head_z, cam.R)[2][:, 0]
         w = new if k > 1 else (w + new) / 2
@@ -1159,7 +1193,7 @@ class Rendered:
 # %% ../nbs/01_people.ipynb #7d8e3b44
 def draw_chunk(p, size):
     cv = Canvas(p, size)
-    cv.points = to_pixels(five_points(p, cv.an, cv.cam), size)
+    cv.points = to_pixels(five_points(p, cv.an, cv.cam, cv.shapes), size)
     head(cv); body(cv); hair(cv)
     cv.uvw = head_coordinates(cv, cv.head_z, cv.cam.R)
     cv.gloss = torch.zeros_like(cv.head_z)
@@ -1174,7 +1208,7 @@ def draw_chunk(p, size):
     img = glasses(cv, img)
     img = occluders(cv, img)
     img = img.clamp_(1e-5, 4)
-    img = img / (1 + .18 * img)  * 1.12                              # soft shoulder for the highlights
+    img = img * 1.28 / (1 + .42 * img)                               # soft shoulder for the highlights
     img = effects(cv, img.sqrt_())
     return Rendered(img.clamp_(0, 1).mul_(2).sub_(1), face_mask(cv)[:, None], part_map(cv), cv.points)
 
@@ -1220,7 +1254,8 @@ def natural(identity, style):
     tone = identity.skin_tone
     dark = 1 - .85 * ((tone - .35) / .3).clamp(0, 1)
     i = identity.replace(iris_color=identity.iris_color * dark, brow_tone=identity.brow_tone * dark)
-    s = style.replace(hair_tone=style.hair_tone * dark[:len(style)], hair_red=style.hair_red * dark)
+    shaved = (style.beard + style.moustache + style.stubble) <= 0
+    s = style.replace(hair_tone=style.hair_tone * dark, hair_red=style.hair_red * dark, makeup=style.makeup * shaved)
     return i, s
 
 # %% ../nbs/01_people.ipynb #2c711bb8
