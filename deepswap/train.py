@@ -27,7 +27,7 @@ import signal
 import sys
 import threading
 import time
-import uuid
+import warnings
 import zlib
 from pathlib import Path
 
@@ -306,14 +306,17 @@ class Processes:
         if self.count > 1:
             from accelerate import Accelerator, DistributedDataParallelKwargs
             ddp = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=unused)
-            self.accelerator = Accelerator(cpu=str(device) == "cpu", kwargs_handlers=[ddp])
+            self.accelerator = Accelerator(cpu=pick_device(device).type == "cpu", kwargs_handlers=[ddp]) # without cpu=True, accelerate runs each alone
+            if self.accelerator.num_processes != self.count: raise DeviceError(f"{self.count} processes were started, but accelerate sees {self.accelerator.num_processes}; start them with torchrun or notebook_launcher.")
         self.device = self.accelerator.device if self.accelerator else pick_device(device)
     @property
     def main(self)->bool: return self.index == 0
     def wrap(self, net):
         "A network whose gradients are averaged over the processes."
         if not self.accelerator or not any(p.requires_grad for p in net.parameters()): return net
-        return self.accelerator.prepare_model(net)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning) # torch is renaming broadcast_buffers
+            return self.accelerator.prepare_model(net)
     def release(self):
         "Forget networks wrapped before."
         if self.accelerator: self.accelerator.free_memory()
@@ -467,7 +470,7 @@ class NotFinite(TrainingError):
 def update(self:Trainer,
     optimizer:str, # name of the optimizer that shall step
     losses=None, # function of the tensors below → {name: loss or (weight, loss)}, or (such a dict, what to give back)
-    /, *batch, # tensors or batches, cut into pieces together; networks and plain values pass whole
+    *batch, # tensors or batches, cut into pieces together; networks and plain values pass whole
     **named, # instead: losses computed already, which can't be cut
 ): # the second thing `losses` gives, pieces joined and without gradient
     "Add the losses, go backward, check, clip and step one optimizer, while everything else is frozen."
@@ -579,8 +582,9 @@ def fit(self:Trainer)->"Trainer":
         try:
             self._use(self.wrapped)
             self._call("on_start")
-            while self.step < self.steps and not self._stopping():
+            while self.step < self.steps:
                 self._wait_while_paused()
+                if self._stopping(): break
                 self._one_step()
             self.status = "done" if self.step >= self.steps else "stopped"
             self._save_all(last=True)
@@ -1079,6 +1083,7 @@ def face_loader(
     "Faces for `run`."
     from deepswap.data import FolderFaces, ProceduralFaces, batches
     if isinstance(data, (str, Path)): data = ProceduralFaces(n_people, 4, size) if str(data) == "procedural" else FolderFaces(data, size)
+    if not hasattr(data, "batch"): raise DataError(f"The data are a {type(data).__name__}; give 'procedural', a folder of pictures, or a dataset of deepswap.data.")
     return batches(data, batch, seed), data.batch(list(range(min(8, len(data)))))
 
 @patch
@@ -1103,7 +1108,7 @@ def run(
     if method not in METHODS: raise UsageError(f"There is no method {method!r} to train; choose one of {', '.join(sorted(METHODS))}.")
     for k, v in {"size": size, "batch": batch, "steps": steps}.items():
         if not isinstance(v, int) or v < 1: raise UsageError(f"{k} is {v!r}; give a whole number from 1 up.")
-    seed_everything(seed)
+    pick_device(device); seed_everything(seed)
     model = METHODS[method].for_size(size)
     loader, shown = model.loader(data, size, batch, seed)
     about = {"data": str(data) if isinstance(data, (str, Path)) else type(data).__name__, "batch": batch, "seed": seed}
