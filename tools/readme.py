@@ -1,5 +1,6 @@
 "index.ipynb becomes README.md; its pictures go to images/."
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -13,8 +14,11 @@ ROOT = Path(__file__).resolve().parents[1]
 def render():
     "README text and its pictures as {name: bytes}."
     nb = nbformat.read(ROOT / "index.ipynb", 4)
+    alts = []
     for cell in nb.cells:  # directives are for nbdev, not for readers
         if cell.cell_type == "code":
+            alt = re.search(r"#\| fig-alt: (.+)", cell.source)
+            alts += [alt[1] if alt else "figure" for o in cell.outputs if "image/jpeg" in o.get("data", {})]
             hidden = "#| hide" in cell.source or "#| echo: false" in cell.source
             cell.source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("#|"))
             cell.metadata["tags"] = ["no-input"] if hidden else []
@@ -23,9 +27,11 @@ def render():
     exporter = MarkdownExporter(config=config)
     exporter.register_preprocessor(TagRemovePreprocessor(remove_input_tags={"no-input"}), enabled=True)
     text, resources = exporter.from_notebook_node(nb, {"unique_key": "index", "output_files_dir": "images"})
-    lines = [line.rstrip() for line in text.replace(".ipynb)", ".ipynb)").splitlines()]
+    for alt in alts:
+        text = text.replace("![jpeg]", f"![{alt}]", 1)
+    text = re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in text.splitlines()))
     note = "<!-- Made from index.ipynb by tools/readme.py: edit the notebook. -->\n"
-    return note + "\n".join(lines).strip() + "\n", resources.get("outputs", {})
+    return note + text.strip() + "\n", resources.get("outputs", {})
 
 
 if __name__ == "__main__":
