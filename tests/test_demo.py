@@ -1,0 +1,394 @@
+"The page's handlers, its desk and its server; the browser has its own file."
+
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deepswap import demo
+from deepswap.core import ImageError, NoFaceError, UsageError, read_image
+from deepswap.provenance import inspect
+
+gr = demo.load_gradio()
+from gradio_client import Client, handle_file  # noqa: E402
+from gradio_client.exceptions import AppError  # noqa: E402
+from servers import answers, free_port  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return demo.example_pictures()
+
+
+@pytest.fixture
+def desk(tmp_path):
+    desk = demo.Desk(parent=tmp_path)
+    yield desk
+    desk.close()
+    assert not desk.root.exists()
+
+
+def upload(desk, path, name=None):
+    "Put a file where gradio would have put it."
+    folder = desk.root / f"{time.monotonic_ns():x}"
+    folder.mkdir()
+    return shutil.copyfile(path, folder / (name or Path(path).name))
+
+
+def sentence(error):
+    "The message of an error, checked to be one clear sentence without a path of ours in it."
+    text = error.value.message if isinstance(error.value, gr.Error) else str(error.value)
+    assert "\n" not in text and text.rstrip().endswith(".") and 20 < len(text) < 250, text
+    assert "Traceback" not in text and "deepswap-demo-" not in text and "our picture" not in text, text
+    assert "went wrong here" not in text, text  # the apology for what we did not foresee
+    return text
+
+
+# ---- the desk ----
+
+
+def test_a_file_stays_until_its_last_holder_lets_go(desk, tmp_path):
+    a, b, outside = desk.root / "x" / "a.png", desk.root / "y" / "b.png", tmp_path / "mine.png"
+    for p in (a, b, outside):
+        p.parent.mkdir(exist_ok=True)
+        p.write_bytes(b"1")
+    desk.hold("ann", "source", a, outside)
+    desk.hold("bob", "target", a)
+    desk.hold("ann", "source", b)  # another picture in the same place
+    assert a.exists() and b.exists()
+    desk.leave("bob")
+    assert not a.exists() and not a.parent.exists() and b.exists()
+    desk.hold("ann", "source")
+    assert not b.exists() and outside.exists() and desk.root.exists()
+    assert desk.files() == [] and desk.owners == {}
+
+
+def test_time_removes_what_idle_visitors_hold_and_what_nobody_holds(desk):
+    held, loose, example = (desk.root / n for n in ("held.png", "loose.png", "example.png"))
+    for p in (held, loose, example):
+        p.write_bytes(b"1")
+    desk.hold("*", "examples", example)
+    desk.hold("ann", "source", held)
+    desk.sweep(time.time() + desk.keep - 5)
+    assert held.exists() and loose.exists()
+    desk.sweep(time.time() + desk.keep + 5)
+    assert desk.files() == [example], "the page's own files stay, all others go"
+
+
+def test_the_sweeper_runs_by_itself(tmp_path):
+    desk = demo.Desk(keep=0.2, parent=tmp_path).watch(every=0.1)
+    (desk.root / "held.png").write_bytes(b"1")
+    desk.hold("ann", "source", desk.root / "held.png")
+    end = time.time() + 10
+    while desk.files() and time.time() < end:
+        time.sleep(0.05)
+    assert desk.files() == []
+    desk.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_desk_goes_when_the_program_ends(tmp_path):
+    code = f"from deepswap.demo import Desk; d = Desk(parent={str(tmp_path)!r}); (d.root / 'a.png').write_bytes(b'1'); print(d.root); {{}}"
+    for end in ("raise SystemExit(0)", "raise ValueError('crash')"):
+        out = subprocess.run([sys.executable, "-c", code.format(end)], capture_output=True, text=True, timeout=120)
+        assert "deepswap-demo-" in out.stdout and list(tmp_path.iterdir()) == [], out.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there a folder of the same day is left alone")
+def test_the_next_start_clears_what_a_killed_one_left(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left, alive, other = tmp_path / f"deepswap-demo-{dead.pid}-abc", tmp_path / f"deepswap-demo-{os.getpid()}-abc", tmp_path / "deepswap-demo-notes"
+    for p in (left, alive, other):
+        p.mkdir()
+        (p / "face.png").write_bytes(b"1")
+    assert demo.clear_dead(tmp_path) == [left]
+    assert not left.exists() and alive.exists() and other.exists()
+
+
+# ---- looking and swapping ----
+
+
+def test_look_counts_faces_and_numbers_them_from_the_left(examples):
+    one, two = demo.look(examples[0]), demo.look(examples[-1], "target")
+    assert (one.good, len(one.faces), one.note, one.picture) == (True, 1, "One face found.", None)
+    assert two.good and len(two.faces) == 2 and two.faces[0].box[0] < two.faces[1].box[0]
+    assert two.picture.width <= 720
+    plain = read_image(examples[-1]).resize(two.picture.size)
+    changed = np.abs(np.asarray(two.picture, dtype=int) - np.asarray(plain, dtype=int)).max(2) > 60
+    box = np.asarray(two.faces[1].box) * two.picture.width / 1280
+    ys, xs = np.nonzero(changed[:, changed.shape[1] // 2 :])
+    assert abs(xs.max() + changed.shape[1] // 2 - box[2]) < 6 and abs(ys.max() - box[3]) < 6
+
+
+def test_one_chosen_face_is_replaced_and_the_file_says_so(examples, desk):
+    reports = []
+    made = demo.Handlers(desk).swap("ann", examples[0], examples[-1], face="2", place="top-left", kind="JPEG", progress=lambda f, t="": reports.append((f, t)))
+    before, after = (np.asarray(read_image(p), dtype=float) for p in (examples[-1], made.file))
+    difference = np.abs(before - after).mean(2)
+    assert made.file.endswith(".jpg") and made.faces == 1 and before.shape == after.shape
+    assert difference[:, 640:][200:450, 200:450].mean() > 4 * difference[100:, :640].mean(), "only the face on the right changes"
+    assert difference[:30, :60].mean() > 20, "the label is at the top left"
+    assert made.inspection.ours and inspect(made.file).credentials.valid and inspect(made.file).mark.found
+    assert [f for f, _ in reports] == sorted(f for f, _ in reports) and reports[-1][0] == 1.0 and all(t for _, t in reports)
+    assert sorted(str(p) for p in desk.files()) == sorted([made.file, made.before])
+    desk.leave("ann")
+    assert desk.files() == []
+
+
+def test_a_second_swap_replaces_the_first(examples, desk):
+    h = demo.Handlers(desk)
+    first = h.swap("ann", examples[0], examples[1])
+    second = h.swap("ann", examples[0], examples[2])
+    assert not Path(first.file).exists() and Path(second.file).exists() and len(desk.files()) == 2
+
+
+def test_label_and_method_can_be_chosen_but_not_dropped(examples, desk):
+    h = demo.Handlers(desk)
+    with pytest.raises(gr.Error) as e:
+        demo.polite(h.swap, "ann", examples[0], examples[1], place="nowhere")
+    assert "nowhere" in sentence(e)
+    with pytest.raises(gr.Error) as e:
+        demo.polite(h.swap, "ann", examples[0], examples[1], method="magic")
+    assert "magic" in sentence(e)
+    assert desk.files() == []
+    with pytest.raises(TypeError):
+        h.swap("ann", examples[0], examples[1], label=False)
+
+
+# ---- what bad input gets ----
+
+MALFORMED = ("astronaut_truncated60.jpg", "broken.png", "broken_data_stream.png", "decompression_bomb.gif", "empty.jpg", "hopper_unknown_pixel_mode.tif",
+             "not_an_image.jpg", "one_pixel.png", "truncated_image.png", "truncated_jpeg.jpg")  # fmt: skip
+FACELESS = ("chelsea.png", "page.png", "moon.png", "rocket.jpg")
+
+
+def refused(desk, examples, path, name=None):
+    "Give a bad file as source, as target, to look and to swap; returns what was said."
+    h, said = demo.Handlers(desk), set()
+    for role in ("source", "target"):
+        bad = upload(desk, path, name)
+        pair = (bad, examples[0]) if role == "source" else (examples[0], bad)
+        with pytest.raises(gr.Error) as e:
+            demo.polite(h.swap, "ann", *pair)
+        said.add(sentence(e))
+        seen, overview = h.look("ann", bad, role)
+        assert not seen.good and seen.note and overview is None
+        if not seen.readable:
+            assert not bad.exists(), "what can't be read is not kept"
+        desk.leave("ann")
+        assert desk.files() == []
+    return said
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed_file(shared, desk, examples, name):
+    refused(desk, examples, shared / "data" / "stills" / "malformed" / name)
+
+
+@pytest.mark.parametrize("name", FACELESS)
+def test_picture_without_a_face(shared, desk, examples, name):
+    assert all("face" in s for s in refused(desk, examples, shared / "data" / "stills" / "noface" / name))
+
+
+def test_every_other_odd_file_is_read(shared, desk):
+    folder = shared / "data" / "stills" / "malformed"
+    for p in sorted(folder.iterdir()):
+        if p.name not in MALFORMED:
+            assert demo.open_upload(p).mode == "RGB", p.name
+    assert {p.name for p in folder.iterdir()} >= set(MALFORMED)
+
+
+def huge_png():
+    "A 20,000 x 20,000 PNG, all black, of 50 kB."
+    import struct
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    z = zlib.compressobj(9)
+    rows = b"".join(z.compress(bytes(2501)) for _ in range(20_000)) + z.flush()
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def test_bad_files_made_here(desk, examples, tmp_path):
+    files = {"notes.txt": b"To whom it may concern", "looks.png": b"%PDF-1.7 not a picture at all", "nothing.jpg": b"", "huge.png": huge_png()}
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as z:
+        z.writestr("a.txt", "a")
+    files["packed.jpg"] = packed.getvalue()
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+        assert all(name in s for s in refused(desk, examples, tmp_path / name)), name
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 300, 3), dtype=np.uint8)).save(tmp_path / "noise.png")
+    assert all("No face" in s for s in refused(desk, examples, tmp_path / "noise.png"))
+
+
+def test_nothing_uploaded_a_folder_and_a_lost_file(desk, examples, tmp_path):
+    with pytest.raises(UsageError) as e:
+        demo.make_swap(None, examples[0], tmp_path)
+    assert "no source picture" in sentence(e)
+    with pytest.raises(UsageError) as e:
+        demo.make_swap(examples[0], None, tmp_path)
+    assert "no target picture" in sentence(e)
+    with pytest.raises(ImageError) as e:
+        demo.make_swap(tmp_path, examples[0], tmp_path)
+    assert "folder" in sentence(e)
+    with pytest.raises(ImageError) as e:
+        demo.make_swap(examples[0], tmp_path / "gone.png", tmp_path)
+    assert "upload it again" in sentence(e)
+    with pytest.raises(UsageError):
+        demo.make_swap(examples[0], examples[-1], tmp_path, face="3")
+    assert list(tmp_path.iterdir()) in ([], [desk.root])
+
+
+def test_what_nobody_foresaw_is_an_apology_without_details(capsys):
+    def broken():
+        raise RuntimeError("secret path /etc/shadow")
+
+    with pytest.raises(gr.Error) as e:
+        demo.polite(broken)
+    assert "try again" in e.value.message and "shadow" not in e.value.message
+    assert "RuntimeError" in capsys.readouterr().err
+
+
+def test_markup_in_a_file_name_stays_text(desk, tmp_path):
+    (tmp_path / "<img src=x onerror=alert(1)>.png").write_bytes(b"no picture")
+    with pytest.raises(gr.Error) as e:
+        demo.polite(demo.open_upload, tmp_path / "<img src=x onerror=alert(1)>.png")
+    assert "<" not in e.value.message and "&lt;img" in e.value.message
+    card = demo.verdict_card(type("I", (), dict(ours=False, reasons=["<b>x</b>", "<script>"]))())
+    assert "<script>" not in card and "<b>" not in card
+
+
+# ---- the server ----
+
+
+@pytest.fixture(scope="module")
+def page():
+    page = demo.launch(free_port(), block=False)
+    yield page
+    page.close(verbose=False)
+    page.desk.close()
+    assert not page.desk.root.exists()
+
+
+@pytest.fixture(scope="module")
+def client(page, tmp_path_factory):
+    client = Client(page.local_url, verbose=False, download_files=str(tmp_path_factory.mktemp("client")), analytics_enabled=False)
+    yield client
+    client.close()
+
+
+def options(**changed):
+    return dict(method="classical", face="largest", source_face="largest", place="bottom-right", kind="PNG", **changed)
+
+
+def call_swap(client, source, target, method, face, source_face, place, kind):
+    return client.predict(source, target, method, face, source_face, place, kind, api_name="/swap")
+
+
+def test_a_program_swaps_over_the_network_and_leaves_nothing(page, client, examples, tmp_path):
+    own = {p.name for p in page.desk.files()}
+    slider, file, seal = call_swap(client, handle_file(examples[0]), handle_file(examples[1]), **options())
+    path = file["value"] if isinstance(file, dict) else file
+    assert inspect(path).ours and not inspect(examples[1]).ours
+    assert "1 face replaced" in seal and len(slider) == 2
+    assert "Made with deepswap" in client.predict(handle_file(path), api_name="/inspect")
+    assert "No sign" in client.predict(handle_file(examples[1]), api_name="/inspect")
+    page.desk.sweep(time.time() + page.desk.keep + 5)
+    assert {p.name for p in page.desk.files()} == own, "only the page's examples are left"
+
+
+def test_errors_reach_the_program_as_one_sentence(page, client, examples, tmp_path):
+    (tmp_path / "notes.txt").write_text("not a picture")
+    with pytest.raises(AppError, match="notes.txt is not a picture we can read"):
+        call_swap(client, handle_file(tmp_path / "notes.txt"), handle_file(examples[1]), **options())
+    with pytest.raises(AppError, match="no target picture"):
+        call_swap(client, handle_file(examples[0]), None, **options())
+    grey = Image.new("RGB", (300, 300), "grey")
+    grey.save(tmp_path / "grey.png")
+    with pytest.raises(AppError, match="No face was found in the target picture"):
+        call_swap(client, handle_file(examples[0]), handle_file(tmp_path / "grey.png"), **options())
+
+
+def test_links_and_foreign_paths_are_refused(page, examples, repo):
+    "Spoken in plain HTTP, because the client itself would fetch a link and check a path."
+    import httpx
+
+    def ask(file):
+        event = web.post("/gradio_api/call/inspect", json={"data": [file]}).json()["event_id"]
+        return web.get(f"/gradio_api/call/inspect/{event}").text
+
+    with httpx.Client(base_url=page.local_url, timeout=60) as web:
+        mine = web.post("/gradio_api/upload", files={"files": ("mine.jpg", examples[1].read_bytes())}).json()[0]
+        whole = {"path": mine, "meta": {"_type": "gradio.FileData"}}
+        assert "event: complete" in ask(whole) and "No sign of deepswap" in ask(whole), "the same words with an upload of one's own work"
+        link = "http://127.0.0.1:9/a.png"
+        assert "Links are not fetched" in ask({**whole, "path": link, "url": link})
+        foreign = repo / "nbs" / ".." / "README.md"
+        picture = examples[2]  # a readable picture outside the desk
+        for path in (foreign, picture, page.desk.root / ".." / "x.png"):
+            for file in ({**whole, "path": str(path)}, {"path": str(path)}):
+                answer = ask(file)
+                assert "event: error" in answer and "ds-card" not in answer and "not a picture we can read" not in answer, answer
+
+
+def test_only_its_own_files_are_served_and_large_ones_refused(page, repo, tmp_path):
+    import httpx
+
+    with httpx.Client(base_url=page.local_url, timeout=60) as web:
+        for path in (repo / "settings.ini", Path("/etc/passwd"), tmp_path / "x.png", page.desk.root / ".." / "x.png"):
+            assert web.get(f"/gradio_api/file={path}").status_code in (403, 404), path
+        assert web.post("/gradio_api/upload", files={"files": ("big.png", bytes(26 * 2**20))}).status_code == 413
+        assert "fonts.googleapis.com" not in web.get("/").text
+    assert not [p for p in page.desk.files() if p.stat().st_size > 20 * 2**20]
+
+
+def test_a_port_in_use_is_said_in_one_sentence(page):
+    with pytest.raises(UsageError) as e:
+        demo.pick_port(page.server_port)
+    assert str(page.server_port) in sentence(e) and "in use" in sentence(e)
+    for port in (0, -1, 70000):
+        with pytest.raises(UsageError):
+            demo.pick_port(port)
+    free = demo.pick_port()
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", free))
+
+
+def test_closing_the_page_stops_the_server(tmp_path):
+    port = free_port()
+    page = demo.launch(port, block=False)
+    assert answers(f"http://127.0.0.1:{port}/") and page.desk.root.exists()
+    page.close(verbose=False)
+    page.desk.close()
+    assert not page.desk.root.exists() and not answers(f"http://127.0.0.1:{port}/", timeout=1)
+
+
+def test_importing_the_library_does_not_import_gradio():
+    code = "import sys, deepswap.demo; assert 'gradio' not in sys.modules, 'gradio is imported at once'"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+def test_every_chapter_the_page_names_exists(repo):
+    for name, *_ in [*demo.STEPS, *demo.MORE]:
+        assert (repo / "nbs" / f"{name}.ipynb").exists(), name
+        assert f"/nbs/{name[3:]}.html" in demo.chapter_url(name) and demo.chapter_url(name) in demo.how_html()
+
+
+def test_no_face_error_is_the_librarys_own(examples, tmp_path):
+    Image.new("RGB", (200, 200), "white").save(tmp_path / "white.png")
+    with pytest.raises(NoFaceError):
+        demo.make_swap(examples[0], tmp_path / "white.png", tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["white.png"]
