@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'CELEBA_CROP', 'LFW_FOLDERS', 'VIDEO_SUFFIXES', 'Batch', 'Pairs', 'quantise', 'dequantise', 'Faces',
-           'PixelStore', 'ProceduralFaces', 'square', 'FileFaces', 'FolderFaces', 'PeopleFolders', 'CelebAFaces',
+           'PixelStore', 'ProceduralFaces', 'FileFaces', 'square', 'FolderFaces', 'PeopleFolders', 'CelebAFaces',
            'LFWFaces', 'video_frames', 'VideoFaces', 'open_faces', 'Subset', 'split_people', 'sharpness', 'dhash',
            'hash_distance', 'QualityReport', 'quality_filter', 'warp_grid', 'identity_grid', 'Augment', 'Loader',
            'batches', 'PairLoader']
@@ -54,7 +54,6 @@ class Pairs:
     def to(self, device): return Pairs(self.source.to(device), self.target.to(device), self.same.to(device))
     def __getitem__(self, i): return Pairs(self.source[i], self.target[i], self.same[i])
 
-# %% ../nbs/03_data.ipynb #22f4232b
 def quantise(
     x:torch.Tensor, # (B, 3, S, S) in [-1, 1]
 )->torch.Tensor: # (B, 3, S, S) uint8, same device
@@ -88,7 +87,12 @@ class Faces:
         people = "" if self.person is None else f" of {len(self.person.unique()):,} people"
         return f"{type(self).__name__}: {len(self):,} pictures{people}, {self.size} px" + (f", {len(self.skipped):,} skipped" if self.skipped else "")
 
-# %% ../nbs/03_data.ipynb #90054375
+def _generator(*numbers)->torch.Generator:
+    "A CPU generator that depends on these numbers and texts alone."
+    seed = int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest(), "big") >> 1
+    return torch.Generator().manual_seed(seed)
+
+# %% ../nbs/03_data.ipynb #4cfe3851
 class PixelStore:
     "Pictures as bytes, kept up to a budget; picture i has a place if i is less than `room`."
     def __init__(self,
@@ -117,7 +121,6 @@ class PixelStore:
 
     def get(self, i:torch.Tensor)->torch.Tensor: return self.pixels[i.to(self.pixels.device)]
 
-# %% ../nbs/03_data.ipynb #4cfe3851
 @patch
 def _map_files(self:PixelStore, folder:Path):
     "Three memory-mapped files with their whole length reserved, so that a full disk is an error here and not a crash later."
@@ -171,22 +174,6 @@ class ProceduralFaces(Faces):
         if len(far): out[far.to(out.device)] = self._draw(i[far])
         return out, i
 
-# %% ../nbs/03_data.ipynb #cfdce40d
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-
-def square(
-    image:Image.Image, # RGB, upright
-    size:int, # side of the result
-    crop=(.5, .5, 1.), # centre x, centre y as shares of width and height; side as a share of the short side
-)->Image.Image: # (size, size)
-    "Cut a square out of a picture and bring it to size, with anti-aliasing."
-    w, h = image.size
-    side = min(w, h) * crop[2]
-    left, top = w * crop[0] - side / 2, h * crop[1] - side / 2
-    left, top = min(max(left, 0), max(w - side, 0)), min(max(top, 0), max(h - side, 0))
-    box = (left, top, min(left + side, w), min(top + side, h))
-    return image.resize((size, size), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
-
 # %% ../nbs/03_data.ipynb #c4bbbdd1
 class FileFaces(Faces):
     "Pictures in files. A bad file is left out, with its name and the reason in `skipped`."
@@ -229,6 +216,21 @@ def _nothing_usable(source, skipped)->str:
     return f"There is no usable picture in {source} ({why}); give a folder with JPEG, PNG or WebP pictures."
 
 # %% ../nbs/03_data.ipynb #382614a1
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+
+def square(
+    image:Image.Image, # RGB, upright
+    size:int, # side of the result
+    crop=(.5, .5, 1.), # centre x, centre y as shares of width and height; side as a share of the short side
+)->Image.Image: # (size, size)
+    "Cut a square out of a picture and bring it to size, with anti-aliasing."
+    w, h = image.size
+    side = min(w, h) * crop[2]
+    left, top = w * crop[0] - side / 2, h * crop[1] - side / 2
+    left, top = min(max(left, 0), max(w - side, 0)), min(max(top, 0), max(h - side, 0))
+    box = (left, top, min(left + side, w), min(top + side, h))
+    return image.resize((size, size), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
+
 @patch
 def _decode(self:FileFaces, k:int)->torch.Tensor|str: # (3, S, S) uint8, or why not
     "One file as bytes, or the reason why it can't be used."
@@ -240,7 +242,7 @@ def _decode(self:FileFaces, k:int)->torch.Tensor|str: # (3, S, S) uint8, or why 
         self.store.original[k] = torch.tensor([w, h], dtype=torch.int32)
         self.decoded += 1
         return quantise(to_tensor(square(image, self.size, self.crop)))[0]
-    except DeepswapError as e: return str(e)
+    except DeepswapError as e: return str(e).replace(str(self.files[k]), "it")
 
 @patch
 def _skip(self:FileFaces, k:int, reason:str):
@@ -341,7 +343,6 @@ class FolderFaces(FileFaces):
         files, skipped = _pictures(path, deep=True)
         super().__init__(files, size, names=[f.relative_to(path).as_posix() for f in files], skipped=skipped, source=str(path), **kwargs)
 
-# %% ../nbs/03_data.ipynb #d4a72d47
 class PeopleFolders(FileFaces):
     "A folder per person, named after them."
     def __init__(self,
@@ -532,7 +533,8 @@ def open_faces(
     if inside & {"lfw-py", *LFW_FOLDERS.values()}: return LFWFaces(path, size, **kwargs)
     names = [Path(n).suffix.lower() for n in inside]
     if not any(s in SUFFIXES for s in names) and any(s in VIDEO_SUFFIXES for s in names): return VideoFaces(path, size, **kwargs)
-    if any((path / n).is_dir() and not n.startswith(".") for n in inside) and not any(s in SUFFIXES for s in names): return PeopleFolders(path, size, **kwargs)
+    folders = sum((path / n).is_dir() and not n.startswith(".") for n in inside)
+    if folders > sum(s in SUFFIXES for s in names): return PeopleFolders(path, size, **kwargs)
     return FolderFaces(path, size, **kwargs)
 
 # %% ../nbs/03_data.ipynb #5fe937b4
@@ -545,6 +547,7 @@ class Subset(Faces):
         self.faces, self.indices = faces, torch.as_tensor(indices, dtype=torch.long)
         if not len(self.indices): raise DataError("The subset is empty; choose at least one picture.")
         super().__init__([faces.names[k] for k in self.indices.tolist()], faces.size)
+        self.skipped = faces.skipped
         take = lambda v: None if v is None else v[self.indices]
         self.person, self.attributes, self.attribute_names = take(faces.person), take(faces.attributes), faces.attribute_names
 
@@ -555,12 +558,7 @@ class Subset(Faces):
 
     @property
     def original(self): return None if self.faces.original is None else self.faces.original[self.indices]
-    @property
-    def skipped(self): return self.faces.skipped
-    @skipped.setter
-    def skipped(self, value): pass
 
-# %% ../nbs/03_data.ipynb #883c675a
 def split_people(
     faces:Faces, # with `.person`
     shares=(.8, .1, .1), # of the people: training, validation, test
@@ -582,12 +580,7 @@ def split_people(
     starts = [0, *ends[:-1]]
     return [Subset(faces, torch.isin(faces.person, who[a:b]).nonzero()[:, 0]) if b > a else None for a, b in zip(starts, ends)]
 
-def _generator(*numbers)->torch.Generator:
-    "A CPU generator that depends on these numbers and texts alone."
-    seed = int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest(), "big") >> 1
-    return torch.Generator().manual_seed(seed)
-
-# %% ../nbs/03_data.ipynb #c5f64fe8
+# %% ../nbs/03_data.ipynb #7ca3ec6b
 def _grey(x:torch.Tensor)->torch.Tensor: # (B, 1, H, W), 0 to 255
     return ((x * x.new_tensor([.299, .587, .114]).view(1, 3, 1, 1)).sum(1, keepdim=True) + 1) * 127.5
 
@@ -600,7 +593,7 @@ def sharpness(
 
 def dhash(
     x:torch.Tensor, # (B, 3, H, W) in [-1, 1]
-    side:int=12, # rows and columns of the comparison
+    side:int=8, # rows and columns of the comparison
 )->torch.Tensor: # (B, 2 * side * side) bool
     "A perceptual hash: is each cell darker than its right neighbour, and than the one below? Survives scaling, JPEG and changes of light."
     a = F.interpolate(_grey(x), (side + 1, side + 1), mode="area")[:, 0]
@@ -614,7 +607,7 @@ def hash_distance(
     u, v = a.float() * 2 - 1, b.float() * 2 - 1
     return (1 - u @ v.T / a.shape[1]) / 2
 
-# %% ../nbs/03_data.ipynb #18a72d53
+# %% ../nbs/03_data.ipynb #296c45f2
 @dataclass
 class QualityReport:
     "What a quality filter left out, and why."
@@ -630,7 +623,7 @@ def quality_filter(
     faces:Faces, # any data set
     min_side:int|None=None, # pixels of the original's short side; None: the data set's size, so that nothing is blown up
     min_sharpness:float=30., # variance of the Laplacian at the data set's size; 0: off
-    min_distance:float=.05, # share of hash bits in which two pictures must differ; 0: off
+    min_distance:float=.06, # share of hash bits in which two pictures must differ; 0: off
     batch_size:int=256, # pictures looked at together
 ): # Subset, QualityReport
     "Leave out what is too small, blurred, or there already."
@@ -671,7 +664,7 @@ def identity_grid(n:int, size:int, device=None)->torch.Tensor: # (n, S, S, 2)
     c = (torch.arange(size, device=device, dtype=torch.float32) + .5) * 2 / size - 1
     return torch.stack(torch.meshgrid(c, c, indexing="xy"), -1).expand(n, -1, -1, -1)
 
-# %% ../nbs/03_data.ipynb #7e2a4abe
+# %% ../nbs/03_data.ipynb #33ac4584
 class Augment(nn.Module):
     "Flips, turns, warps and colour changes for a whole batch at once, on its device; all chance comes from a generator."
     def __init__(self,
@@ -696,6 +689,22 @@ class Augment(nn.Module):
                 "shift": u(2) * self.shift, "warp": torch.randn(n, 2, 5, 5, generator=generator) * self.warp, "light": u() * self.colour,
                 "contrast": 1 + u() * self.colour * 2, "saturation": 1 + u() * self.colour * 2, "channels": u(3) * self.colour * .5,
                 "match": torch.rand(n, generator=generator) < self.match, "colours": u(3, 2)}
+
+@patch
+def _recolour(self:Augment, x:torch.Tensor, d:dict)->torch.Tensor:
+    "Brightness, contrast, saturation, channels; and for some the colours of another picture."
+    col = lambda v: v.view(-1, 1, 1, 1)
+    if self.match:
+        mean, std = x.mean((2, 3), keepdim=True), x.std((2, 3), keepdim=True) + 1e-3
+        new = (x - mean) / std * (.45 + .15 * d["colours"][:, :, 1, None, None]) + .3 * d["colours"][:, :, 0, None, None]
+        x = torch.where(col(d["match"]), new, x)
+    if self.colour:
+        mean = x.mean((1, 2, 3), keepdim=True)
+        x = (x - mean) * col(d["contrast"]) + mean
+        grey = x.mean(1, keepdim=True)
+        x = (x - grey) * col(d["saturation"]) + grey
+        x = x + col(d["light"]) + d["channels"][:, :, None, None]
+    return x.clamp(-1, 1)
 
 # %% ../nbs/03_data.ipynb #24e1a382
 @patch
@@ -729,23 +738,6 @@ def _turn(grid:torch.Tensor, d:dict)->torch.Tensor: # (B, S, S, 2)
     t = 2 * d["shift"]
     return torch.stack([mirror * (c * x - s * y + t[:, 0].view(-1, 1, 1)), s * x + c * y + t[:, 1].view(-1, 1, 1)], -1)
 
-# %% ../nbs/03_data.ipynb #0dfd36aa
-@patch
-def _recolour(self:Augment, x:torch.Tensor, d:dict)->torch.Tensor:
-    "Brightness, contrast, saturation, channels; and for some the colours of another picture."
-    col = lambda v: v.view(-1, 1, 1, 1)
-    if self.match:
-        mean, std = x.mean((2, 3), keepdim=True), x.std((2, 3), keepdim=True) + 1e-3
-        new = (x - mean) / std * (.45 + .15 * d["colours"][:, :, 1, None, None]) + .3 * d["colours"][:, :, 0, None, None]
-        x = torch.where(col(d["match"]), new, x)
-    if self.colour:
-        mean = x.mean((1, 2, 3), keepdim=True)
-        x = (x - mean) * col(d["contrast"]) + mean
-        grey = x.mean(1, keepdim=True)
-        x = (x - grey) * col(d["saturation"]) + grey
-        x = x + col(d["light"]) + d["channels"][:, :, None, None]
-    return x.clamp(-1, 1)
-
 # %% ../nbs/03_data.ipynb #425f28de
 class Loader:
     "Batches without end, or for some epochs; where it stands is one number, so it can stop and go on anywhere."
@@ -777,6 +769,15 @@ class Loader:
             n = len(self.faces)
             self._orders[epoch] = torch.randperm(n, generator=_generator(self.seed, "order", epoch)) if self.shuffle else torch.arange(n)
         return self._orders[epoch]
+
+def batches(
+    faces:Faces, # any data set
+    batch_size:int=16, # pictures in a batch
+    seed:int=0, # decides the order
+    **kwargs, # for `Loader`
+)->Loader:
+    "A loader over single pictures."
+    return Loader(faces, batch_size, seed, **kwargs)
 
 # %% ../nbs/03_data.ipynb #27381f4a
 @patch
@@ -837,7 +838,6 @@ def __iter__(self:Loader):
     finally:
         if pool is not None: pool.shutdown(wait=False, cancel_futures=True)
 
-# %% ../nbs/03_data.ipynb #72a65686
 @patch
 def state_dict(self:Loader)->dict:
     "Where the loader stands, after the last batch that it handed out."
@@ -862,16 +862,7 @@ def shard(self:Loader,
     self.rank, self.world = rank, world
     return self
 
-def batches(
-    faces:Faces, # any data set
-    batch_size:int=16, # pictures in a batch
-    seed:int=0, # decides the order
-    **kwargs, # for `Loader`
-)->Loader:
-    "A loader over single pictures."
-    return Loader(faces, batch_size, seed, **kwargs)
-
-# %% ../nbs/03_data.ipynb #e4db287b
+# %% ../nbs/03_data.ipynb #ab250b95
 class PairLoader(Loader):
     "Pairs of source and target; each picture is a target once an epoch, and a set share of pairs shows one person."
     def __init__(self,
@@ -891,6 +882,20 @@ class PairLoader(Loader):
         self.sorted = torch.argsort(self.group, stable=True)           # (n,) pictures, group by group
         self.start = torch.cumsum(self.count, 0) - self.count          # (G,) where a group begins in `sorted`
         self.place = torch.empty_like(self.sorted); self.place[self.sorted] = torch.arange(len(self.sorted))
+
+@patch
+def make(self:PairLoader,
+    position:int, # pairs handed out before
+): # Pairs, or None at the end
+    "The pairs at a place in the stream."
+    target = self.indices(position)
+    if not len(target): return None
+    g = _generator(self.seed, "pairs", position)
+    same = self.same_mask(position, len(target), g)
+    source = self.partners(target, same, g)
+    sources, targets = (self.faces.batch(self._mine(v)) for v in (source, target))
+    sources, targets = self._finish(sources, position, len(target), "source"), self._finish(targets, position, len(target), "target")
+    return Pairs(sources, targets, sources.person == targets.person)
 
 # %% ../nbs/03_data.ipynb #d2a93327
 @patch
@@ -920,18 +925,3 @@ def partners(self:PairLoader,
     other = (u * (len(self.faces) - count)).long()                     # a place among the others,
     other = other + (other >= start) * count                           # stepping over the target's group
     return self.sorted[torch.where(same, own, other.clamp(max=len(self.faces) - 1))]
-
-# %% ../nbs/03_data.ipynb #42b1d965
-@patch
-def make(self:PairLoader,
-    position:int, # pairs handed out before
-): # Pairs, or None at the end
-    "The pairs at a place in the stream."
-    target = self.indices(position)
-    if not len(target): return None
-    g = _generator(self.seed, "pairs", position)
-    same = self.same_mask(position, len(target), g)
-    source = self.partners(target, same, g)
-    sources, targets = (self.faces.batch(self._mine(v)) for v in (source, target))
-    sources, targets = self._finish(sources, position, len(target), "source"), self._finish(targets, position, len(target), "target")
-    return Pairs(sources, targets, sources.person == targets.person)
