@@ -15,7 +15,6 @@ import json
 import math
 import os
 import warnings
-import zlib
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from functools import lru_cache
@@ -206,11 +205,13 @@ def _holds(
     payload:int, key:str,
     reserve:float=13., # score that must be left
 )->bool:
-    "Would the mark be found, and all bits be read, after JPEG 50, and after shrinking to half?"
-    c = comb(key)
-    grey = Image.fromarray(y.round().clamp(0, 255).byte().numpy())
-    for kind, amount, scale in (("jpeg", 50, 1.), ("resize", 0.5, 0.5)):
-        z = torch.from_numpy(np.asarray(damage(grey, kind, amount).convert("L"), np.float32).copy())
+    "Would the mark be found, and all bits be read, after JPEG 50, at half size, and after what a messenger does (shrink, JPEG 75)?"
+    c, grey = comb(key), Image.fromarray(y.round().clamp(0, 255).byte().numpy())
+    messenger = min(1., max(0.5, 256 / max(y.shape)))
+    for quality, scale in ((50, 1.), (None, 0.5), (75, messenger)):
+        z = damage(grey, "resize", scale)
+        z = damage(z, "jpeg", quality) if quality else z
+        z = torch.from_numpy(np.asarray(z, np.float32).copy())
         agree = torch.cos(_wave_values(_flatten(z), unit * scale, c).angle() - _spokes(payload, c).angle())
         votes = torch.zeros(32, dtype=torch.float64).index_add(0, c.owner, agree[c.data].double())
         if agree[c.sync].sum() * math.sqrt(2 / len(c.sync)) < reserve or votes.min() < 1: return False
@@ -255,6 +256,13 @@ def _add_pattern(image, act, unit, payload, weights, strength, key)->Image.Image
 METHOD_CODES = ("other", "classical", "autoencoder", "faceswap_gan", "faceshifter", "hear", "cyclegan", "gan", "people")
 EPOCH = date(2025, 1, 1)
 
+def _crc8(body:int)->int:
+    "Checksum of 24 bits, polynomial x^8 + x^2 + x + 1: up to three wrong bits never pass."
+    crc = (body ^ 0xFF0000) << 8  # the flip makes all zeros no valid payload
+    for i in range(23, -1, -1):
+        if crc >> i & 256: crc ^= 0x107 << i
+    return crc & 255
+
 def pack_payload(
     method:str="other", # one of `METHOD_CODES`; any other name counts as 'other'
     day:date=None, # None: today
@@ -262,14 +270,14 @@ def pack_payload(
     "16 bits for the day, 8 for the method, 8 for a checksum."
     days = min(max(((day or date.today()) - EPOCH).days, 0), 2**16 - 1)
     body = days << 8 | (METHOD_CODES.index(method) if method in METHOD_CODES else 0)
-    return body << 8 | zlib.crc32(body.to_bytes(3, "big")) & 255
+    return body << 8 | _crc8(body)
 
 def unpack_payload(
     payload:int, # 32 bits
 ): # (method, ISO day), or None if the checksum fails
     "What `pack_payload` put in."
     body, check = payload >> 8, payload & 255
-    if zlib.crc32(body.to_bytes(3, "big")) & 255 != check: return None
+    if _crc8(body) != check: return None
     code = body & 255
     return METHOD_CODES[code] if code < len(METHOD_CODES) else "other", (EPOCH + timedelta(days=body >> 8)).isoformat()
 

@@ -1,0 +1,310 @@
+"The three signs: what they say, what they survive, and that nothing is written by halves."
+
+import io
+import itertools
+import math
+import os
+import stat
+import subprocess
+import sys
+import warnings
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deepswap import provenance as p
+from deepswap.core import ImageError, OutputError, UsageError, to_pil
+from deepswap.people import render, sample_people
+
+LOAD = p.pack_payload("classical", date(2026, 11, 21))
+
+
+def psnr(a, b):
+    d = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    return 20 * math.log10(255 / math.sqrt((d * d).mean()))
+
+
+def portraits(n, size, seed=0):
+    return [to_pil(i) for i in render(sample_people(n, preset="hard", seed=seed), size).image]
+
+
+@pytest.fixture(scope="module")
+def faces():
+    torch.set_num_threads(1)
+    return portraits(8, 256, seed=900)
+
+
+@pytest.fixture(scope="module")
+def marked(faces):
+    return [p.embed_mark(f, LOAD) for f in faces]
+
+
+# ---- the invisible mark
+
+def test_mark_is_faint(faces, marked):
+    assert all(38.5 < psnr(a, b) < 48 for a, b in zip(faces, marked))
+
+
+@pytest.mark.parametrize("kind,amount", [("jpeg", 95), ("jpeg", 75), ("jpeg", 50), ("resize", 0.5), ("resize", 0.75), ("resize", 1.5),
+                                         ("crop", 0.05), ("crop", 0.1), ("crop", 0.2), ("blur", 1), ("noise", 5), ("mirror", 0)])
+def test_mark_survives(marked, kind, amount):
+    read = [p.detect_mark(p.damage(m, kind, amount, i)) for i, m in enumerate(marked)]
+    assert all(r.found for r in read), [round(r.score, 1) for r in read]
+    if kind in ("jpeg", "blur", "mirror"): assert all(r.payload == LOAD and r.intact and r.method == "classical" for r in read)
+    assert all(r.mirrored == (kind == "mirror") for r in read)
+
+
+def test_unmarked_pictures_are_not_accused(faces):
+    dice = np.random.default_rng(0)
+    odd = [Image.new("RGB", (300, 200), "white"), Image.new("RGB", (64, 64)), Image.fromarray(dice.integers(0, 256, (256, 256, 3), dtype=np.uint8)),
+           Image.fromarray(np.kron(np.indices((32, 32)).sum(0) % 2, np.ones((8, 8))).astype(np.uint8) * 255).convert("RGB"), Image.new("RGB", (1, 1)), Image.new("RGB", (500, 3))]
+    scores = [p.detect_mark(i) for i in [*faces, *odd]]
+    assert not any(s.found for s in scores)
+    assert max(s.score for s in scores) < 7.5
+
+
+def test_threshold_bounds_chance():
+    "Random phases in place of a picture: the share of single scores over t stays below exp(-t^2 / 2), and is not far from a Gaussian's."
+    c = p.comb()
+    g = torch.Generator().manual_seed(0)
+    turns = torch.polar(torch.ones(60, len(c.sync)), 2 * math.pi * torch.rand(60, len(c.sync), generator=g))
+    z = p._shift_scores(turns.to(torch.complex64), c).flatten()
+    assert abs(z.mean()) < 0.02 and abs(z.var() - 1) < 0.05
+    for t in (2.0, 3.0, 4.0):
+        share = (z > t).double().mean().item()
+        assert 0.3 * 0.5 * math.erfc(t / 2**0.5) < share < math.exp(-t * t / 2)
+    assert p.mark_threshold(1e-9) > p.mark_threshold(1e-6) > 7
+
+
+def test_key_matters(marked):
+    assert not p.detect_mark(marked[0], key="another").found
+    other = p.embed_mark(portraits(1, 256, 5)[0], LOAD, key="another")
+    assert p.detect_mark(other, key="another").found and not p.detect_mark(other).found
+
+
+def test_mark_is_the_same_on_every_machine():
+    "The teeth and phases are part of the format: a change here makes older pictures unreadable."
+    c = p.comb()
+    assert len(c.waves) == 828
+    assert c.sync[:4].tolist() == SYNC and c.waves[0].tolist() == WAVE
+    assert np.allclose(c.phases[:3], PHASES, atol=1e-6)
+
+
+SYNC, WAVE, PHASES = [565, 508, 117, 769], [0, 10], [4.6568182, 3.5211364, 2.095547]
+
+
+@pytest.mark.parametrize("size", [(640, 360), (200, 333), (1500, 1000)])
+def test_any_shape(size):
+    x = portraits(1, 256, 77)[0].resize(size, Image.Resampling.BICUBIC)
+    m = p.embed_mark(x, LOAD)
+    assert m.size == size
+    r = p.detect_mark(p.damage(m, "jpeg", 75))
+    assert r.found and abs(r.unit / p.natural_unit(size[1], size[0]) - 1) < 0.01
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 500), (16, 16), (40, 30)])
+def test_tiny_pictures_do_not_break(size):
+    m = p.embed_mark(Image.new("RGB", size, (120, 80, 60)), LOAD)
+    assert m.size == size
+    p.detect_mark(m)
+
+
+def test_payload():
+    assert p.unpack_payload(LOAD) == ("classical", "2026-11-21")
+    assert p.unpack_payload(p.pack_payload("new method", date(2020, 1, 1))) == ("other", "2025-01-01")
+    assert p.unpack_payload(0) is None
+    for n in (1, 2, 3): # up to three wrong bits never pass
+        assert not any(p.unpack_payload(LOAD ^ sum(1 << i for i in bits)) for bits in itertools.combinations(range(32), n))
+
+
+# ---- the visible label
+
+@pytest.mark.parametrize("place", p.PLACES)
+def test_label_stands_where_it_should(place):
+    grey = Image.new("RGB", (400, 300), (128, 128, 128))
+    changed = np.asarray(p.add_label(grey, place)).astype(int) != 128
+    ys, xs = np.nonzero(changed.any(-1))
+    assert (ys.min() > 250) if "top" not in place else (ys.max() < 50)
+    if place.endswith("right"): assert xs.min() > 150 and xs.max() == 399
+    if place.endswith("left"): assert xs.max() < 250 and xs.min() == 0
+    if place == "strip": assert xs.min() == 0 and xs.max() == 399
+    assert np.asarray(grey).min() == 128  # the picture given stays as it was
+
+
+@pytest.mark.parametrize("size", [(32, 16), (33, 900), (100, 40), (192, 192), (4000, 3000)])
+@pytest.mark.parametrize("ground", [0, 255])
+def test_label_is_legible(size, ground):
+    a = np.asarray(p.add_label(Image.new("RGB", size, (ground,) * 3))).astype(int)
+    assert a.max() > 220 and a.min() < 80 or ground == 0 and a.max() > 220
+
+
+def test_label_refuses():
+    with pytest.raises(OutputError, match="too small"): p.add_label(Image.new("RGB", (20, 8)))
+    with pytest.raises(UsageError, match="choose one of bottom-right"): p.add_label(Image.new("RGB", (99, 99)), "center")
+
+
+# ---- Content Credentials
+
+def test_key_is_made_once_and_private(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPSWAP_CACHE", str(tmp_path / "new" / "cache"))
+    assert p._signer_pem(make=False) == (None, None)
+    first = p._signer_pem()
+    assert p._signer_pem() == first
+    file = tmp_path / "new" / "cache" / "credentials" / "signer.pem"
+    if os.name == "posix": assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert [f.name for f in file.parent.iterdir()] == ["signer.pem"]
+
+
+def test_key_made_by_two_processes_at_once(tmp_path):
+    code = "from deepswap.provenance import _signer_pem; import hashlib; print(hashlib.sha256(b''.join(_signer_pem())).hexdigest())"
+    env = {**os.environ, "DEEPSWAP_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    runs = [subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert len({r.communicate(timeout=120)[0] for r in runs}) == 1
+
+
+def test_unusable_cache_is_one_sentence(tmp_path, monkeypatch, faces):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("DEEPSWAP_CACHE", str(tmp_path / "file"))
+    with pytest.raises(OutputError) as e: p.stamp(faces[0], tmp_path / "out.png")
+    assert "DEEPSWAP_CACHE" in str(e.value) and "\n" not in str(e.value)
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["file"]
+    assert not p.inspect(png(faces[0])).ours  # reading needs no key
+
+
+@pytest.mark.parametrize("damaged", [b"", b"-----BEGIN PRIVATE KEY-----\nxx\n-----END PRIVATE KEY-----\n" + b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n" * 2])
+def test_damaged_key_is_one_sentence(tmp_path, monkeypatch, faces, damaged):
+    monkeypatch.setenv("DEEPSWAP_CACHE", str(tmp_path))
+    p._signer_pem()
+    (tmp_path / "credentials" / "signer.pem").write_bytes(damaged)
+    with pytest.raises(OutputError, match="delete"): p.stamp(faces[0], tmp_path / "out.png", mark=True)
+    assert not (tmp_path / "out.png").exists()
+
+
+def png(image, **kw):
+    b = io.BytesIO()
+    image.save(b, kw.pop("format", "PNG"), **kw)
+    return b.getvalue()
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.jpeg", "A.PNG"])
+def test_stamp_and_inspect(tmp_path, faces, name):
+    out = p.stamp(faces[0], tmp_path / name, method="classical", place="top-left")
+    i = p.inspect(out)
+    assert i.ours and not i.altered and i.mark.found and i.mark.method == "classical"
+    c = i.credentials
+    assert (c.valid, c.ours, c.this_computer, c.method, c.label, c.kind) == (True, True, True, "classical", "top-left", "compositeSynthetic")
+    assert c.made_by.startswith("deepswap ") and c.when[:2] == "20" and not c.problems
+    assert Image.open(out).format == ("PNG" if name.lower().endswith("png") else "JPEG")
+    assert [f.name for f in tmp_path.iterdir()] == [name]
+    assert i.summary.startswith("Made with deepswap") and "Not proven" in i.summary
+
+
+def test_another_computers_key(tmp_path, monkeypatch, faces):
+    out = p.stamp(faces[0], tmp_path / "a.png")
+    monkeypatch.setenv("DEEPSWAP_CACHE", str(tmp_path / "elsewhere"))
+    for _ in range(2):  # without a key of its own, and with one
+        c = p.inspect(out).credentials
+        assert c.valid and c.ours and not c.this_computer
+        p._signer_pem()
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_altered_file_is_caught(tmp_path, faces, name):
+    data = bytearray(p.stamp(faces[0], tmp_path / name).read_bytes())
+    data[-3000] ^= 1
+    c = p.read_credentials(bytes(data))
+    assert not c.valid and not c.ours and c.altered and any("mismatch" in x for x in c.problems)
+
+
+def test_mark_outlives_the_credentials(tmp_path, faces):
+    out = p.stamp(faces[0], tmp_path / "a.png", method="classical")
+    i = p.inspect(png(p.damage(Image.open(out), "crop", 0.1), format="JPEG", quality=70))
+    assert i.ours and i.credentials is None and i.mark.found and i.altered
+
+
+def test_credentials_of_others_are_not_ours(faces):
+    claim = p.manifest("classical")
+    claim["claim_generator_info"] = [{"name": "another program", "version": "9"}]
+    i = p.inspect(p._sign_bytes(png(faces[0]), claim))
+    assert i.credentials.valid and not i.credentials.ours and not i.ours and "not by deepswap" in i.summary
+
+
+def test_sources_are_kept_without_their_names(tmp_path, faces):
+    import c2pa
+    faces[1].save(tmp_path / "Jane Doe.jpg")
+    out = p.stamp(faces[0], tmp_path / "a.png", sources=[tmp_path / "Jane Doe.jpg"])
+    text = c2pa.Reader("image/png", io.BytesIO(out.read_bytes())).json()
+    assert "source 1" in text and "componentOf" in text and "Jane" not in text
+    assert p.inspect(out).credentials.valid
+
+
+def test_signs_are_not_dropped_silently(tmp_path, faces):
+    with pytest.warns(UserWarning, match="without the visible label"): out = p.stamp(faces[0], tmp_path / "a.png", label=False)
+    assert p.read_credentials(out.read_bytes()).label == "left out on request"
+    with pytest.warns(UserWarning, match="Content Credentials"): out = p.stamp(faces[0], tmp_path / "b.png", credentials=False)
+    i = p.inspect(out)
+    assert i.ours and i.credentials is None
+    with pytest.raises(UsageError, match="at least one"): p.stamp(faces[0], tmp_path / "c.png", label=False, mark=False, credentials=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        p.stamp(faces[0], tmp_path / "d.png")
+
+
+@pytest.mark.parametrize("name,match", [("a.gif", "neither .png nor .jpg"), ("a", "neither"), ("no/a.png", "does not exist"), (".", "neither|folder")])
+def test_stamp_refuses(tmp_path, faces, name, match):
+    with pytest.raises(OutputError, match=match): p.stamp(faces[0], tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failed_stamp_leaves_the_old_file(tmp_path, faces, monkeypatch):
+    out = tmp_path / "a.png"
+    out.write_bytes(b"precious")
+    monkeypatch.setattr(p.os, "replace", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OutputError, match="disk is full"): p.stamp(faces[0], out)
+    assert out.read_bytes() == b"precious" and [f.name for f in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_sign_file(tmp_path, faces):
+    faces[0].save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_text("no picture")
+    faces[0].save(tmp_path / "c.webp")
+    assert p.read_credentials(p.sign_file(tmp_path / "a.png", tmp_path / "d.png", method="faceshifter").read_bytes()).kind == "compositeWithTrainedAlgorithmicMedia"
+    assert p.read_credentials((tmp_path / "a.png").read_bytes()) is None
+    with pytest.raises(ImageError): p.sign_file(tmp_path / "b.png")
+    with pytest.raises(OutputError, match="neither PNG nor JPEG"): p.sign_file(tmp_path / "c.webp")
+
+
+def test_takes_tensors(tmp_path):
+    x = render(sample_people(1, seed=4), 128).image[0]
+    assert p.inspect(p.stamp(x, tmp_path / "a.jpg")).credentials.ours
+
+
+# ---- bad input and real photos
+
+def test_inspect_bad_files(tmp_path, shared):
+    (tmp_path / "t.png").write_text("text")
+    good = 0
+    for f in [tmp_path, tmp_path / "missing.png", tmp_path / "t.png", *sorted((shared / "data/stills/malformed").iterdir())]:
+        try: assert not p.inspect(f).ours; good += 1
+        except ImageError as e: assert "\n" not in str(e) and len(str(e)) > 20
+    assert good >= 8  # those that are sound pictures in odd formats
+
+
+def test_real_photos(tmp_path, shared):
+    photos = [f for folder in ("neutral", "smiling") for f in sorted((shared / "data/london" / folder).glob("*.jpg"))[:4]]
+    for f in photos:
+        assert not p.inspect(f).ours
+        out = p.stamp(Image.open(f), tmp_path / f"{f.stem}.jpg", method="classical")
+        small = p.damage(p.damage(Image.open(out), "resize", 0.5), "crop", 0.2)
+        i = p.inspect(png(small, format="JPEG", quality=75))
+        assert i.ours and i.mark.intact
+
+
+def test_nothing_found_in_real_pictures(shared):
+    files = sorted((shared / "data/stills/noface").iterdir()) + sorted((shared / "data/stills/face").iterdir())
+    scores = [p.detect_mark(f).score for f in files]
+    assert max(scores) < p.mark_threshold()
