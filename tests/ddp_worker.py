@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from deepswap.train import AutoencoderMethod, DropOnPlateau, Method, RingOfGaussians, ToyGAN, Trainer
+from deepswap.train import AutoencoderMethod, DropOnPlateau, RingOfGaussians, ToyGAN, Trainer
 
 
 class Pictures:
