@@ -1213,7 +1213,7 @@ def part_map(cv)->torch.Tensor: # (B,S,S) uint8, index into PARTS
     on_head = cv.head_a > .5
     def put(name, where): m.masked_fill_(where, PARTS.index(name))
     put('hair', cv.back_a > .5); put('neck', cv.body_a > .5); put('clothes', (cv.body_a > .5) & (cv.cloth_a > .5))
-    put('skin', on_head); put('ears', on_head & (cv.ear_in > 0)); put('nose', on_head & (cv.nose_in > -.03))
+    put('skin', on_head); put('ears', on_head & (cv.ear_in > 0)); put('nose', on_head & (cv.nose_in > -.03) & (gauss(cv.uvw[0], cv.uvw[1], 0., col(cv.an.nose_y * .55), .13, .16) > .2))
     for name, a in (('beard', cv.beard_a), ('brows', cv.brow_a), ('lips', cv.lip_a), ('mouth', cv.hole_a), ('eyes', cv.eye_a)): put(name, on_head & (a > .5))
     for name, a in (('hair', cv.hair_a), ('glasses', cv.glass_a), ('occluder', cv.occ_a)): put(name, a > .5)
     return m
