@@ -70,7 +70,7 @@ class Encoder(nn.Module):
                                   Block(w, w, 1), Block(w, 2 * w, 2), Block(2 * w, 4 * w, 2))
         self.head = nn.Sequential(nn.Flatten(), nn.Dropout(.2), nn.Linear(4 * w * 16, dim, bias=False), nn.BatchNorm1d(dim))
 
-    def forward(self, x): return F.normalize(self.head(self.body(x)), dim=1)
+    def forward(self, x): return self.head(self.body(x))
 
 
 def batch_of(pool, idx, device, train=True):
@@ -88,7 +88,7 @@ def batch_of(pool, idx, device, train=True):
 @torch.no_grad()
 def embed(net, pool, device):
     net.eval()
-    two = lambda x: F.normalize(net(x) + net(x.flip(3)), dim=1)
+    two = lambda x: F.normalize(F.normalize(net(x), dim=1) + F.normalize(net(x.flip(3)), dim=1), dim=1)
     out = torch.cat([two(batch_of(pool, slice(k, k + 500), device, False)) for k in range(0, len(pool), 500)])
     net.train()
     return out
@@ -110,6 +110,7 @@ def main():
     ap.add_argument("--pictures", type=int, default=30, help="training pictures of each person")
     ap.add_argument("--batch", type=int, default=128)
     ap.add_argument("--lr", type=float, default=3e-3)
+    ap.add_argument("--hints", type=float, default=0, help="weight of a second loss: guess the identity's parameters")
     ap.add_argument("--seed", type=int, default=0)
     args = ap.parse_args()
     device = pick_device(args.device)
@@ -120,13 +121,15 @@ def main():
     probes.style = type(probes.style).sample(len(probes), seed=900_002)      # styles that the gallery has not seen
     probes = pictures(probes.to(device))
     start = time.perf_counter()
-    pool = pictures(sample_people(args.people, "hard", seed=1, scenes=args.pictures, styles=args.pictures).to(device))
+    people = sample_people(args.people, "hard", seed=1, scenes=args.pictures, styles=args.pictures).to(device)
+    pool, known = pictures(people), people.identity.values[::args.pictures]
     label = torch.arange(args.people, device=device).repeat_interleave(args.pictures)
     rendering = time.perf_counter() - start
     print(f"{len(pool)} pictures in {rendering:.0f} s", file=sys.stderr, flush=True)
     net = Encoder().to(device, memory_format=torch.channels_last)
+    hint, traits = nn.Linear(128, known.shape[1]).to(device), (known - known.mean(0)) / known.std(0)
     prototypes = nn.Parameter(torch.randn(args.people, 128, device=device) * .05)
-    opt = torch.optim.AdamW([{"params": net.parameters()}, {"params": [prototypes], "weight_decay": 0.}], lr=args.lr, weight_decay=.02)
+    opt = torch.optim.AdamW([{"params": [*net.parameters(), *hint.parameters()]}, {"params": [prototypes], "weight_decay": 0.}], lr=args.lr, weight_decay=.02)
     step, seen, told = 0, 0, time.perf_counter()
     while True:
         share = (time.perf_counter() - start - rendering) / max(1., total - rendering)
@@ -134,9 +137,11 @@ def main():
         for group in opt.param_groups: group["lr"] = args.lr * min(1, step / 100 + .01) * (.5 + .5 * math.cos(math.pi * share))
         idx = torch.randint(len(pool), (args.batch,), device=device)
         y = label[idx]
-        cos = net(batch_of(pool, idx, device)) @ F.normalize(prototypes, dim=1).T
+        code = net(batch_of(pool, idx, device))
+        cos = F.normalize(code, dim=1) @ F.normalize(prototypes, dim=1).T
         margin = .30 * min(1, max(0, share - .1) / .5)
         loss = F.cross_entropy(24 * (cos - margin * F.one_hot(y, args.people)), y, label_smoothing=.05)
+        if args.hints: loss = loss + args.hints * F.mse_loss(hint(code), traits[y])
         opt.zero_grad(set_to_none=True)
         loss.backward()
         opt.step()
@@ -147,7 +152,7 @@ def main():
     seconds = time.perf_counter() - start
     top1 = name_them(net, gallery, probes, n, device)
     print(json.dumps(dict(benchmark="identify", top1=round(top1, 4), people=args.people, unseen=n, probes=len(probes), gallery_pictures=4, size=SIZE,
-                          parameters=sum(p.numel() for p in net.parameters()), minutes=round(seconds / 60, 2), rendering_seconds=round(rendering, 1),
+                          hints=args.hints, parameters=sum(p.numel() for p in net.parameters()), minutes=round(seconds / 60, 2), rendering_seconds=round(rendering, 1),
                           pictures=len(pool), steps=step, images_seen=seen, threads=torch.get_num_threads(), device=str(device))))
 
 

@@ -531,7 +531,7 @@ def skin_color(p:People)->torch.Tensor: # (B,3) linear light
 def skin(cv):
     "Paint the skin of the head: blush, folds, bags, wrinkles, nostrils."
     i, an, base = cv.p.identity, cv.an, cv.skin
-    (u, v, w), img = cv.uvw, canvas_of(cv, cv.skin)
+    (u, v, _), img = cv.uvw, canvas_of(cv, cv.skin)
     au, ny = u.abs(), col(an.nose_y)
     red = gauss(au, v, .29, -.20, .14, .10).mul_(.8).add_(gauss(au, v, 0., ny, .10, .08), alpha=.7).add_(ramp(cv.ear_in, .04), alpha=.5)
     paint(img, base * rgb(1.06, .62, .60, like=base), red.mul_(col(.25 + .55 * i.rosiness)))
@@ -630,7 +630,7 @@ def brows(cv, img, u, v, px):
     i, s, an = cv.p.identity, cv.p.scene, cv.an
     X = (u - four(an.brow_x)) / four(.158 * (1 + .14 * i.brow_length))
     frown = (-s.brow_raise).clamp(min=0)
-    arc = four(an.brow_y - .004) + four(.018 + .02 * i.brow_arch) * (1 - (X - .3) ** 2) + X * four(.004 + .016 * i.brow_tilt + .02 * frown)
+    arc = four(an.brow_y - .004) + four(.018 + .02 * i.brow_arch) * (1 - (X - .3) ** 2) + X * four(-.006 + .016 * i.brow_tilt + .02 * frown)
     thick = four(.022 + .014 * i.brow_thickness) * (1 - .3 * X - .3 * X * X).clamp_(min=.12)
     Y = v - arc
     comb = torch.sin(X * 38 + Y * 190 + 2 * torch.sin(X * 9)).mul_(.13).add_(1)
@@ -807,8 +807,8 @@ def strands(cv, u, v, w):
     clump = torch.sin(c * 9 + 1.6 * torch.sin(c * 4.3 + 1) + v * 1.5)
     mid = torch.sin(c * 31 + 2.5 * torch.sin(c * 11.7 + v) + v * 2)
     thin = torch.sin(c * 97 + 4 * torch.sin(c * 23) + v * 3).mul_((.022 / cv.px).clamp(max=1))
-    curls = torch.sin(u * 13 + 1.2 * torch.sin(v * 11 + w * 5)).mul_(torch.sin(v * 12 + w * 9 + 1.2 * torch.sin(u * 9)))
-    curls = curls.abs_().sqrt_().mul_(2).sub_(1).mul_(col(cv.cut.curl + .15 * s.hair_wave))
+    curls = torch.sin(u * 19 + 1.6 * torch.sin(v * 13 + w * 6)).mul_(torch.sin(v * 18 + w * 13 + 1.6 * torch.sin(u * 11)))
+    curls.mul_(col((cv.cut.curl + .15 * s.hair_wave) * (1 - s.hat)))
     return c, clump, mid.mul_(.3).add_(clump, alpha=.45).add_(thin, alpha=.25), curls
 
 def hairline(cv, u, v, w, clump, strand, curls):
@@ -823,14 +823,14 @@ def hairline(cv, u, v, w, clump, strand, curls):
     front += ((x * col(away)).clamp_(min=-.04) + .04).mul_(col(.30 * thick * open_ * (1 - c.part)))
     front += (x * x + .004).sqrt_().mul_(col(.75 * c.part * open_))                   # a curtain on both sides of it
     side = (col(c.side + .06) + v.clamp(min=-.1) * .45 - w + clump * .012).mul_(.8)
-    grow = torch.maximum(smax(front, side, .10), (-.004 - cv.head_d).mul_(2))         # beyond the skull's outline all is hair
+    grow = torch.maximum(smax(front, side, .10), (.012 - cv.head_d).mul_(2))         # beyond the skull's outline all is hair
     behind_ear = (-.12 - w).mul_(1.5)
     return torch.minimum(grow, torch.maximum(v - col(c.stop) + curls * .05, torch.minimum(behind_ear, v + .5)))
 
 # %% ../nbs/01_people.ipynb #29aa1fb4
 def hair(cv):
     "Depth, coverage and pattern of the hair in front, and of the mass behind the neck."
-    p, s, c = cv.p, cv.p.style, cv.cut
+    s, c = cv.p.style, cv.cut
     z, d = layers(cv, cv.cam.R, *hair_shapes(cv))
     for k, on in ((1, c.back), (2, c.lock), (3, c.lock), (4, c.bun * (1 - s.hat)), (5, c.swoop * (1 - s.hat)), (6, c.swoop * (1 - s.hat))):
         away = col((on <= 0) * 9.)
@@ -844,14 +844,14 @@ def hair(cv):
     grow = torch.maximum(grow, lock_d * 1.5 - (cap - lock).clamp_(min=0) * 3)
     outline = torch.maximum(top_d, lock_d)
     sunk = (hz - cv.head_z).add_(.012).mul_(1.5).add_((v - .05).clamp_(min=0), alpha=4)
-    edge = torch.minimum(torch.minimum(grow, outline + curls * .022), sunk)
+    edge = torch.minimum(outline + curls * .035, sunk)
     on, buzz = (s.hair_cut > .5).float(), c.thick < .02
-    cv.hair_a = ramp(edge, cv.px + col(torch.where(buzz, .08, .006))).mul_(col(on * torch.where(buzz, .85, 1.)))
-    cv.back_z, cv.back_d = z[1], d[1] + curls * .022
+    cv.hair_a = torch.minimum(ramp(grow, cv.px + col(torch.where(buzz, .09, .006))), ramp(edge, cv.px)).mul_(col(on * torch.where(buzz, .85, 1.)))
+    cv.back_z, cv.back_d = z[1], d[1] + curls * .035
     cv.back_a = ramp(cv.back_d, cv.px).mul_(col(c.back))
     cv.hair_d = outline - 9 * (1 - col(on))
     hat(cv, torch.minimum(v - .30 - .12 * w.clamp(max=0) - .05 * u * u, top_d))
-    cv.hair_z = hz.add_(curls, alpha=.03).add_(strand, alpha=.002).add_(clump, alpha=.006)
+    cv.hair_z = hz.add_(curls, alpha=.04).add_(strand, alpha=.002).add_(clump, alpha=.006)
     cv.strand, cv.angle, cv.hair_v = strand, angle, v
 
 def hat(cv, edge):
@@ -898,8 +898,8 @@ def beard(cv):
     bent = v - my + .05 * (X * X)
     lip = gauss(au, bent, .06, .083, .13, .036).mul_(1.5).clamp_(max=1)
     lip = lip * ramp(bent - .036 - .02 * q(p.identity.lip_upper) + .04 * (X * X), .03)
-    a = torch.maximum(chin * q(s.beard).sqrt(), lip * q(s.moustache).sqrt()) * (1 + .2 * grain)
-    a = torch.maximum(a, torch.maximum(chin, lip) * q(s.stubble) * (.38 + .1 * grain))
+    a = torch.maximum(chin * q(s.beard).sqrt(), lip * q(s.moustache).sqrt()) * (1 + .12 * grain)
+    a = torch.maximum(a, torch.maximum(chin, lip) * q(s.stubble) * (.38 + .05 * grain))
     a = a.clamp_(0, .96) * ramp(w, .3) * (1 - cv.lip_a[on] * .9) * (1 - cv.hole_a[on])
     cv.albedo[on] = paint(cv.albedo[on], hair_color(p)[on] * .75, a)
     cv.head_z[on] += a * q(s.beard) * .03 * (1 + .15 * grain)
@@ -946,9 +946,9 @@ def background_shapes(s:Scene, K:int=14)->SimpleNamespace: # cx, cy, w, h, soft,
     put((kind == 1) & (k < 3), w=.2 + l, h=.2 + g, soft=1.6, amp=.35 * (l - .5))
     put(kind == 2, soft=.2 + .3 * l, amp=.15 + .35 * g)
     put(kind == 3, cx=k * 2.3 / K - 1.1 + .1 * s.bg_seed[:, None], cy=0., w=.04 + .04 * s.bg_seed[:, None], h=3., soft=.03, amp=.18 * (k % 2) - .09)
-    put(kind == 4, w=.08 + .4 * l, h=.08 + .4 * g, soft=.05 + .05 * l, amp=.5 * (rnd(17.3, .55) - .5))
+    put(kind == 4, w=.08 + .4 * l, h=.08 + .4 * g, soft=.05 + .05 * l, amp=.32 * (rnd(17.3, .55) - .5))
     put((kind == 4) & first, cx=0., cy=-1.3, w=3., h=.5 + .3 * l, soft=.06, amp=-.2)
-    put(kind == 5, cy=-1.2 + .5 * g, w=.15 + .5 * l, h=.4 + .5 * g, soft=.3 + .3 * l, amp=-.12 * g)
+    put(kind == 5, cy=-1.2 + .5 * g, w=.15 + .5 * l, h=.4 + .5 * g, soft=.3 + .3 * l, amp=-.05 * g)
     put((kind == 5) & first, cx=0., cy=1.1, w=3., h=1., soft=.5, amp=.4)
     return b
 
@@ -963,7 +963,7 @@ def background(cv):
     wall = torch.lerp(torch.full_like(cv.skin, .6), hue(s.bg_hue), (.75 * s.bg_color)[:, None]) * (.25 + .75 * s.bg_light[:, None])
     left = (py[:, None] * (b.amp[..., None] * color).transpose(1, 2)[..., None]).transpose(2, 3)  # (B,3,S,K)
     img = torch.baddbmm(wall.reshape(-1, 1, 1), left.flatten(0, 1), px[:, None].expand(-1, 3, -1, -1).flatten(0, 1))
-    return linear((img.reshape(-1, 3, *cv.shape) * (1.06 - .16 * (cv.x ** 2 + (cv.y - .3) ** 2))).clamp_(.01, 1))
+    return linear((img.reshape(-1, 3, *cv.shape).clamp_(min=.08) * (1.06 - .16 * (cv.x ** 2 + (cv.y - .3) ** 2))).clamp_(0, 1))
 
 # %% ../nbs/01_people.ipynb #fd6edacf
 def composite(cv):
@@ -972,7 +972,7 @@ def composite(cv):
     img = canvas_of(cv, hair_color(cv.p) * .55).lerp_(cv.body_c, cv.body_a[:, None])
     z.lerp_(smax(cv.head_z, z, .02), cv.head_a)
     img.lerp_(cv.albedo, cv.head_a[:, None])
-    z.lerp_(torch.maximum(cv.hair_z, z), cv.hair_a)
+    z.lerp_(smax(cv.hair_z, z, .08), cv.hair_a)
     cv.z, cv.color = z, img.lerp_(hair_paint(cv), cv.hair_a[:, None])
     clear = (1 - cv.back_a).mul_(1 - cv.body_a).mul_(1 - cv.head_a).mul_(1 - cv.hair_a)
     cv.alpha = 1 - clear
@@ -1070,6 +1070,7 @@ def glasses(cv, img):
     img[on] = paint(part, metal, frame)
     cv.glass_a[on] = torch.maximum(frame, lens * dark)
 
+# %% ../nbs/01_people.ipynb #c4a5575d
 def earrings(cv, img):
     "Little gold balls under the ears."
     s, an, R = cv.p.style, cv.an, cv.cam.R
