@@ -593,11 +593,13 @@ def sharpness(
 
 def dhash(
     x:torch.Tensor, # (B, 3, H, W) in [-1, 1]
-    side:int=8, # rows and columns of the comparison
+    side:int=10, # rows and columns of the comparison
+    margin:float=3., # grey levels; smaller differences are noise
 )->torch.Tensor: # (B, 2 * side * side) bool
-    "A perceptual hash: is each cell darker than its right neighbour, and than the one below? Survives scaling, JPEG and changes of light."
+    "A perceptual hash: is each cell clearly darker than its right neighbour, and than the one below? Survives scaling, JPEG and changes of light."
     a = F.interpolate(_grey(x), (side + 1, side + 1), mode="area")[:, 0]
-    return torch.cat([(a[:, :-1, :-1] < a[:, :-1, 1:]).flatten(1), (a[:, :-1, :-1] < a[:, 1:, :-1]).flatten(1)], 1)
+    right, below, here = a[:, :-1, 1:], a[:, 1:, :-1], a[:, :-1, :-1] + margin
+    return torch.cat([(here < right).flatten(1), (here < below).flatten(1)], 1)
 
 def hash_distance(
     a:torch.Tensor, # (A, K) bool

@@ -441,8 +441,13 @@ def _build(self:LivePanel):
     self.picture, self.label = Image(format="jpeg"), Label()
     self.pause_button.on_click(lambda _: self.toggle_pause())
     self.stop_button.on_click(lambda _: self.stop())
+    for b in (self.pause_button, self.stop_button): _hear_at_once(b)
     self.widget = VBox([HBox([self.pause_button, self.stop_button, self.label]), self.picture])
     if in_notebook(): display(self.widget)
+
+def _hear_at_once(button):
+    "Let clicks go to the subshell that the front end names; ipykernel 7.4 would queue them behind the running cell."
+    if hasattr(getattr(button, "comm", None), "_reply_subshell_for"): button.comm._reply_subshell_for = lambda data, default: default
 
 @patch
 def draw(self:LivePanel):
