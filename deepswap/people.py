@@ -170,16 +170,16 @@ roll          -20 20  0   bell     degrees, positive turns anticlockwise
 smile          -1  1  0   bell     sad to laughing
 mouth_open      0  1  0   low      closed to wide open mouth
 brow_raise     -1  1  0   bell     frown to raised brows
-blink           0  1  0   low      open to closed eyes
+blink           0  1  0   rare:.15 open to closed eyes
 gaze_x         -1  1  0   bell     eyes to the left or right of the picture
 gaze_y         -1  1  0   bell     eyes down or up
 light_x        -1  1  .35 uniform  key light from the left or the right
 light_y        -1  1  .45 bell     key light from below or above
-light_power    .4 1.1 .8  bell     strength of the key light
+light_power    .5 1.1 .8  bell     strength of the key light
 light_warmth   -1  1  .1  bell     blue to golden key light
-ambient        .2 .75 .5  bell     strength of the light from everywhere
+ambient       .25 .75 .5  bell     strength of the light from everywhere
 rim             0  1  .3  uniform  strength of the light from behind
-zoom          .7 1.15 1   bell     size of the face in the frame
+zoom         .75 1.15 1   bell     size of the face in the frame
 shift_x      -.15 .15 0   bell     face to the left or right, in half pictures
 shift_y      -.15 .15 0   bell     face down or up, in half pictures
 bg_kind         0  5  1   choice   plain, gradient, lights, stripes, room, landscape
@@ -187,8 +187,8 @@ bg_seed         0  1  .5  uniform  draws the details of the background
 bg_hue          0  1  .55 uniform  hue of the background
 bg_color        0  1  .3  bell     grey to colourful background
 bg_light        0  1  .6  uniform  dark to light background
-blur            0  1  0   rare:.25 lens blur
-noise           0  1  0   rare:.35 sensor noise
+blur            0  1  0   rare:.2  lens blur
+noise           0  1  0   rare:.25 sensor noise
 occluder        0  6  0   switch:.22 none, hand, microphone, mask, bar, ball, flag
 occluder_x     -1  1  0   uniform  place of the occluder, across
 occluder_y     -1  1  0   uniform  place of the occluder, up
@@ -1186,7 +1186,7 @@ def effects(cv, img):
     "Blur, watermark, filter, grey and noise; img (B,3,S,S) holds display values in 0..1."
     s, S = cv.p.scene, cv.size
     on = (s.blur > 0).nonzero()[:, 0]
-    if len(on): img[on] = defocus(img[on], s.blur[on] * S / 64 * 1.1)
+    if len(on): img[on] = defocus(img[on], s.blur[on] * S / 64 * .9)
     on = (s.watermark > 0).nonzero()[:, 0]
     if len(on):
         lines = torch.sin((cv.x + cv.y) * 9)
@@ -1202,7 +1202,7 @@ def effects(cv, img):
     if len(on):
         start = (s.bg_seed[on] * 997 * S).long() % S
         at = start[:, None] + torch.arange(S, device=img.device)
-        img[on] += (noise_tile(S).to(img.device)[at[:, :, None], at.flip(1)[:, None]] * col(.09 * s.noise[on]))[:, None]
+        img[on] += (noise_tile(S).to(img.device)[at[:, :, None], at.flip(1)[:, None]] * col(.06 * s.noise[on]))[:, None]
     return img
 
 # %% ../nbs/01_people.ipynb #d2d5ce2b
