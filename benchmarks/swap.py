@@ -22,8 +22,9 @@ import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
 
 from deepswap.core import ARCFACE5, read_image  # noqa: E402
+from deepswap.classical import ClassicalSwapper  # noqa: E402
 from deepswap.faces import (  # noqa: E402
-    CANONICAL5, ClassicalSwapper, align_photo, find_faces, parallax, refine_landmarks, similarity, warp)
+    CANONICAL5, align_photo, find_faces, parallax, refine_landmarks, similarity, warp)
 from deepswap.people import exact_swap, render, sample_people  # noqa: E402
 
 SKIN = ("skin_tone", "skin_warmth", "rosiness", "freckles")  # the classical swap keeps the target's skin

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from .core import DeepswapError, ImageError, UsageError, pick_device, read_image
-from .faces import (ClassicalSwapper, Face, align_photo, choose_faces, find_faces, native_size, paste_photo)
+from .classical import ClassicalSwapper
+from .faces import (Face, align_photo, choose_faces, find_faces, native_size, paste_photo)
 
 # %% ../nbs/51_swap.ipynb #8b08ba3c
 def _nothing(source:torch.Tensor, target:torch.Tensor)->tuple:
