@@ -1079,7 +1079,8 @@ def face_loader(
     more = {"n_people": 1000, "scenes": 4} if str(data) == "procedural" else {}
     faces = open_faces(data, size, **more) if isinstance(data, (str, Path)) else data
     if not hasattr(faces, "batch"): raise DataError(f"The data are a {type(data).__name__}; give 'procedural', a folder of pictures, or a data set of deepswap.data.")
-    return batches(faces, batch, seed, prefetch=prefetch), faces.batch(range(min(8, len(faces))))
+    shown = torch.linspace(0, len(faces) - 1, min(8, len(faces))).long() # from all over the set
+    return batches(faces, batch, seed, prefetch=prefetch), faces.batch(shown)
 
 @patch
 def loader(self:Method, data, size:int, batch:int, seed:int, prefetch:int=0)->tuple:
