@@ -127,9 +127,8 @@ def _map_files(self:PixelStore, folder:Path):
     def mapped(name, dtype, shape):
         path, length = folder / name, int(np.prod(shape)) * np.dtype(dtype).itemsize
         try:
-            with open(path, "ab") as f: pass
-            if path.stat().st_size < length:
-                with open(path, "r+b") as f: (os.posix_fallocate(f.fileno(), 0, length) if hasattr(os, "posix_fallocate") else f.truncate(length))
+            with open(path, "ab") as f:
+                if f.tell() < length: (os.posix_fallocate if hasattr(os, "posix_fallocate") else lambda n, _, size: os.ftruncate(n, size))(f.fileno(), 0, length)
             return torch.from_numpy(np.memmap(path, dtype, "r+", shape=shape))
         except OSError as e: raise DataError(f"The picture cache in {folder} can't be made ({e.strerror}: {length / 1e6:.0f} MB); free some room, or use cache='memory'.") from None
     return mapped("pixels.u8", np.uint8, self.shape), mapped("present.u8", np.bool_, (self.room,)), mapped("original.i32", np.int32, (self.n, 2))
@@ -290,7 +289,8 @@ def _open_store(self:FileFaces, cache, budget_mb):
     folder = None
     if cache == "disk":
         stamp = lambda f: (str(f), f.stat().st_mtime_ns, f.stat().st_size) if f.exists() else (str(f), 0, 0)
-        hook = "" if self.prepare is None else f"{self.prepare.__module__}.{getattr(self.prepare, '__qualname__', type(self.prepare).__qualname__)}"
+        f = self.prepare
+        hook = "" if f is None else f"{f.__module__}.{getattr(f, '__qualname__', type(f).__qualname__)}"
         key = repr((1, self.size, self.crop, self.min_side, budget_mb, hook, [stamp(f.absolute()) for f in self.files]))
         folder = cache_dir("data", hashlib.blake2b(key.encode(), digest_size=12).hexdigest())
     self.store = PixelStore(len(self.files), self.size, budget_mb if cache else 0, folder=folder)
@@ -299,7 +299,9 @@ def _open_store(self:FileFaces, cache, budget_mb):
 def _check_all(self:FileFaces):
     "Open every file once; forget the bad ones, so that numbers run over good pictures only."
     note = None if self.store.folder is None else Path(self.store.folder) / "bad.json"
-    if note is not None and note.exists(): self.skipped += [tuple(s) for s in json.loads(note.read_text())["skipped"]]; self.bad |= set(json.loads(note.read_text())["bad"])
+    if note is not None and note.exists():
+        known = json.loads(note.read_text())
+        self.skipped += [tuple(s) for s in known["skipped"]]; self.bad |= set(known["bad"])
     else:
         known = len(self.skipped)
         for start in range(0, len(self.files), 256):
@@ -328,9 +330,11 @@ def _folder(path)->Path:
 
 def _pictures(folder:Path, deep:bool=False)->tuple: # (files, skipped)
     "Files in a folder in name order; what is not a picture by its suffix is named as skipped."
-    found = sorted(p for p in (folder.rglob("*") if deep else folder.iterdir()) if p.is_file() and not any(q.startswith(".") for q in p.relative_to(folder).parts))
-    name = lambda p: p.relative_to(folder).as_posix()
-    return [p for p in found if p.suffix.lower() in SUFFIXES], [(name(p), f"its name does not end like a picture's ({', '.join(SUFFIXES[:4])}, ...)") for p in found if p.suffix.lower() not in SUFFIXES]
+    hidden = lambda p: any(q.startswith(".") for q in p.relative_to(folder).parts)
+    found = sorted(p for p in (folder.rglob("*") if deep else folder.iterdir()) if p.is_file() and not hidden(p))
+    good = [p for p in found if p.suffix.lower() in SUFFIXES]
+    why = f"its name does not end like a picture's ({', '.join(SUFFIXES[:4])}, ...)"
+    return good, [(p.relative_to(folder).as_posix(), why) for p in found if p.suffix.lower() not in SUFFIXES]
 
 class FolderFaces(FileFaces):
     "All pictures below a folder; nobody says who they are."
@@ -569,16 +573,10 @@ def split_people(
     if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6: raise DataError(f"The shares {tuple(shares)} don't add up to 1; give for example (0.8, 0.1, 0.1).")
     who = faces.person.unique()
     who = who[torch.randperm(len(who), generator=_generator(seed, "split"))]
-    parts = sum(s > 0 for s in shares)
-    if len(who) < parts: raise DataError(f"{len(who)} people can't be split into {parts} parts; a part needs at least one person.")
-    ends = [round(len(who) * sum(shares[:k + 1])) for k in range(len(shares))]
-    for k, s in enumerate(shares):                                   # a part that was asked for gets at least one person,
-        if s > 0: ends[k] = max(ends[k], (ends[k - 1] if k else 0) + 1)
-    for k in range(len(shares) - 2, -1, -1):                         # and leaves one for each part after it
-        ends[k] = min(ends[k], ends[k + 1] - (shares[k + 1] > 0)) if ends[-1] == len(who) else min(ends[k], len(who) - sum(s > 0 for s in shares[k + 1:]))
-    ends[-1] = len(who)
-    starts = [0, *ends[:-1]]
-    return [Subset(faces, torch.isin(faces.person, who[a:b]).nonzero()[:, 0]) if b > a else None for a, b in zip(starts, ends)]
+    counts = [max(1, round(s * len(who))) if s > 0 else 0 for s in shares]  # a part that was asked for gets somebody
+    counts[counts.index(max(counts))] += len(who) - sum(counts)             # the largest takes up the rounding
+    if min(c for c, s in zip(counts, shares) if s > 0) < 1: raise DataError(f"{len(who)} people can't be split into {sum(s > 0 for s in shares)} parts; a part needs at least one person.")
+    return [Subset(faces, torch.isin(faces.person, part).nonzero()[:, 0]) if len(part) else None for part in who.split(counts)]
 
 # %% ../nbs/03_data.ipynb #7ca3ec6b
 def _grey(x:torch.Tensor)->torch.Tensor: # (B, 1, H, W), 0 to 255

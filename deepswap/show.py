@@ -51,10 +51,13 @@ def color_of(
     default:str=PALETTE["grey"], # for a name that has no role
 )->str: # '#rrggbb'
     "The colour that a name has in every figure of the course."
-    parts = name.lower().replace(".", "_").replace("/", "_").replace(" ", "_").split("_")
+    return next(iter(_role_colors(name)), default)
+
+def _role_colors(name:str)->list:
+    "The colours of all roles in a name, in order: 'd_fake' has the discriminator's and the fakes'."
     short = {"g": "generator", "gen": "generator", "d": "discriminator", "disc": "discriminator", "critic": "discriminator"}
-    roles = [short.get(p, p) for p in parts]
-    return next((PALETTE[r] for r in roles if r in ROLES), default)
+    roles = [short.get(p, p) for p in name.lower().replace(".", "_").replace("/", "_").replace(" ", "_").split("_")]
+    return [PALETTE[r] for r in roles if r in ROLES]
 
 # %% ../nbs/02_show.ipynb #65aa5fec
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
@@ -184,8 +187,7 @@ def plot_losses(
     columns, spare = loss_columns(history, names), iter(_SPARE * 9)
     used = set()
     for name, (steps, values) in columns.items():
-        color = color_of(name, "")
-        if not color or color in used: color = next(spare)
+        color = next((c for c in _role_colors(name) if c not in used), None) or next(spare)
         used.add(color)
         memory = 1 - 1 / max(1, len(values) / 60) if beta is None else beta
         ax.plot(steps, values, color=color, lw=.6, alpha=.3)
@@ -427,7 +429,8 @@ def _status(trainer)->str:
     "One line: step, losses' speed, time."
     row = (list(getattr(trainer, "history", None) or [{}]) or [{}])[-1]
     total = getattr(trainer, "steps", None)
-    bits = [f"step {row.get('step', 0):,}" + (f" of {total:,}" if isinstance(total, int) else "")]
+    step = getattr(trainer, "step", None)
+    bits = [f"step {step if isinstance(step, int) else row.get('step', 0):,}" + (f" of {total:,}" if isinstance(total, int) else "")]
     if isinstance(row.get("images_per_s"), (int, float)): bits.append(f"{row['images_per_s']:,.0f} images/s")
     if isinstance(row.get("memory_mb"), (int, float)): bits.append(f"{row['memory_mb']:,.0f} MB")
     return " · ".join(bits)
@@ -458,6 +461,7 @@ def draw(self:LivePanel):
     self.label.value, self.drawings, self.last = _status(self.trainer), self.drawings + 1, self.clock()
     self.wait = max(self.every, 10 * (self.last - start))
 
+# %% ../nbs/02_show.ipynb #c117dbeb
 @patch
 def toggle_pause(self:LivePanel):
     "Pause a running training, or let a paused one go on."

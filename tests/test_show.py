@@ -82,6 +82,12 @@ def test_plot_losses_takes_the_trainers_rows_and_leaves_bookkeeping_out():
     assert plot_losses([{"step": 1, "d": float("nan")}, {"step": 2, "d": float("inf")}]).jpeg()[:2] == b"\xff\xd8"
 
 
+def test_names_with_two_roles_get_two_colours():
+    lines = plot_losses([{"step": 1, "d_real": 1.0, "d_fake": 2.0, "g_adv": 3.0, "rec": 1.0}, {"step": 2, "d_real": 1.0, "d_fake": 2.0, "g_adv": 3.0, "rec": 1.0}]).axes[0].lines
+    assert [lines[k].get_color() for k in (1, 3, 5)] == [PALETTE["discriminator"], PALETTE["fake"], PALETTE["generator"]]
+    assert len({lines[k].get_color() for k in (1, 3, 5, 7)}) == 4
+
+
 def test_figures_leave_matplotlibs_settings_alone_and_carry_alt_text():
     import matplotlib
 
