@@ -396,9 +396,12 @@ def run_lab(a):
     folder = course_folder()
     if not importlib.util.find_spec("jupyterlab"): raise UsageError("JupyterLab is not installed; run `pip install jupyterlab ipywidgets`, or `make lab` in the repository.")
     words = [sys.executable, "-m", "jupyterlab", "--LabApp.default_url=/lab/tree/index.ipynb", f"--ServerApp.root_dir={folder}", f"--ServerApp.port={a.port}"]
-    return subprocess.call(words + ["--no-browser"] * a.no_browser, cwd=folder)
+    root = hasattr(os, "geteuid") and os.geteuid() == 0  # JupyterLab refuses to run as root unless told; it serves this machine only
+    server = subprocess.Popen(words + ["--no-browser"] * a.no_browser + ["--allow-root"] * root, cwd=folder)
+    while True: # Ctrl-C reaches the server too, which asks back and then stops by itself
+        try: return server.wait()
+        except KeyboardInterrupt: pass
 
-# %% ../nbs/55_cli.ipynb #da113e72
 def _demo_arguments(p):
     "The page is served on this machine only and asks nothing of the network; Ctrl-C stops it and deletes what was uploaded."
     p.add_argument("--port", type=number(1, 65535), metavar="N", help="port on this machine (default: the first free one from 7860)")
@@ -414,5 +417,4 @@ def run_demo(a):
     from deepswap.demo import launch
     launch(port=a.port, host=a.host, open_browser=not a.no_browser)
 
-# %% ../nbs/55_cli.ipynb #c61c474f
 COMMANDS = {n: COMMANDS[n] for n in ("lab", "demo", "people", "swap", "inspect", "extract", "train")}  # in the order of the overview

@@ -309,7 +309,13 @@ def test_lab_needs_the_notebooks(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "__file__", str(tmp_path / "site-packages/deepswap/cli.py"))
     fails(capsys, ["lab"], "checkout of the repository")
     calls = []
-    monkeypatch.setattr(subprocess, "call", lambda words, **kw: calls.append((words, kw)) or 0)
+    class Server:
+        def __init__(self, words, **kw): calls.append((words, kw)); self.waits = iter((KeyboardInterrupt, 0))
+        def wait(self):
+            w = next(self.waits)
+            if w: raise w
+            return w
+    monkeypatch.setattr(subprocess, "Popen", Server)
     monkeypatch.chdir(ROOT / "tests")
     if (ROOT / "index.ipynb").exists():
         assert cli.main(["lab", "--no-browser", "--port", "8899"]) == 0
