@@ -883,19 +883,18 @@ class PairLoader(Loader):
         self.start = torch.cumsum(self.count, 0) - self.count          # (G,) where a group begins in `sorted`
         self.place = torch.empty_like(self.sorted); self.place[self.sorted] = torch.arange(len(self.sorted))
 
-@patch
-def make(self:PairLoader,
-    position:int, # pairs handed out before
-): # Pairs, or None at the end
-    "The pairs at a place in the stream."
-    target = self.indices(position)
-    if not len(target): return None
-    g = _generator(self.seed, "pairs", position)
-    same = self.same_mask(position, len(target), g)
-    source = self.partners(target, same, g)
-    sources, targets = (self.faces.batch(self._mine(v)) for v in (source, target))
-    sources, targets = self._finish(sources, position, len(target), "source"), self._finish(targets, position, len(target), "target")
-    return Pairs(sources, targets, sources.person == targets.person)
+    def make(self,
+        position:int, # pairs handed out before
+    ): # Pairs, or None at the end
+        "The pairs at a place in the stream."
+        target = self.indices(position)
+        if not len(target): return None
+        g = _generator(self.seed, "pairs", position)
+        same = self.same_mask(position, len(target), g)
+        source = self.partners(target, same, g)
+        sources, targets = (self.faces.batch(self._mine(v)) for v in (source, target))
+        sources, targets = self._finish(sources, position, len(target), "source"), self._finish(targets, position, len(target), "target")
+        return Pairs(sources, targets, sources.person == targets.person)
 
 # %% ../nbs/03_data.ipynb #d2a93327
 @patch

@@ -153,7 +153,7 @@ def test_procedural_draws_each_picture_once(people):
     faces, drawn = ProceduralFaces(16, 4, size=16, seed=0), []
     draw = faces._draw
     faces._draw = lambda i: drawn.extend(i.tolist()) or draw(i)
-    for _, batch in zip(range(12), batches(faces, 16)):
+    for _, _b in zip(range(12), batches(faces, 16)):
         pass
     assert sorted(drawn) == list(range(64))
 
@@ -665,3 +665,15 @@ def test_batches_can_be_cut_and_moved(people):
     assert [len(p) for p in parts] == [2, 2, 2] and torch.equal(torch.cat([p.source.image for p in parts]), b.source.image)
     plain = data.Batch(torch.zeros(4, 3, 8, 8), None, None, torch.arange(4))
     assert train.split_batch(plain, 2)[1].index.tolist() == [2, 3] and train.batch_length(plain) == 4
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_batches_and_chances_are_the_same(people):
+    faces = ProceduralFaces(8, scenes=4, size=32, seed=1, device="cuda")
+    b = faces.batch(range(32))
+    assert b.image.is_cuda and faces.store.pixels.is_cuda
+    assert (b.image.cpu() - people.batch(range(32)).image).abs().mean() < 0.01
+    x, a = people.batch(range(8)).image, Augment(warp=0.03, match=0.5)
+    assert (a(x.cuda(), gen(3)).cpu() - a(x, gen(3))).abs().mean() < 0.01
+    pairs = next(iter(PairLoader(faces, 8, augment=a)))
+    assert pairs.source.image.is_cuda and torch.equal(pairs.same, pairs.source.person == pairs.target.person)
