@@ -100,7 +100,8 @@ def main():
     a = p.parse_args()
     torch.set_num_threads(a.threads)
     crops = to_tensor([to_pil(x) for x in render(sample_people(8, "easy", seed=1), 128).image])
-    out = {"threads": a.threads, "detection": detection(), "refine_8_crops_s": median_time(lambda: refine_landmarks(crops)), "round_trip": round_trip(), "swap": swaps(), "found": found(a.people)}
+    out = {"threads": a.threads, "memory_after_import_mb": peak_mb(), "swap": swaps()}
+    out |= {"refine_8_crops_s": median_time(lambda: refine_landmarks(crops)), "round_trip": round_trip(), "detection": detection(), "found": found(a.people)}
     print(json.dumps(out, indent=1))
 
 

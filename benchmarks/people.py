@@ -59,7 +59,7 @@ def find_rate(faces, size, device):
     from facenet_pytorch import MTCNN
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    mtcnn = MTCNN(device="cpu", min_face_size=size // 4, keep_all=True)
+    mtcnn = MTCNN(device="cpu", keep_all=True)
     people = sample_people(faces, "hard", seed=1234)
     found, right, sure, lost = 0, 0, [], {}
     for k in range(0, faces, 50):
@@ -83,7 +83,7 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ap.add_argument("--device", default="auto")
     ap.add_argument("--faces", type=int, default=1000)
-    ap.add_argument("--size", type=int, default=160, help="pixels of the pictures for the detector")
+    ap.add_argument("--size", type=int, default=192, help="pixels of the pictures for the detector")
     ap.add_argument("--no-find", action="store_true")
     ap.add_argument("--compile", action="store_true", help="also measure with torch.compile")
     args = ap.parse_args()

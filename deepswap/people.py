@@ -13,7 +13,7 @@ __all__ = ['SKULL', 'IDENTITY', 'STYLE', 'SCENE', 'KINDS', 'SKIN', 'HAIR', 'IRIS
            'hat', 'hair_color', 'hair_paint', 'beard', 'body', 'clothes', 'background_shapes', 'background',
            'composite', 'occlusion', 'dot_map', 'highlights', 'lighting', 'glasses_shapes', 'glasses', 'earrings',
            'capsule', 'capsules', 'capsule_map', 'obstacle_tone', 'surgical_mask', 'obstacles', 'defocus', 'noise_tile',
-           'effects', 'part_map', 'Rendered', 'draw_pictures', 'render', 'calm', 'natural', 'sample_people',
+           'effects', 'part_map', 'Rendered', 'draw_pictures', 'render', 'calm', 'fair', 'natural', 'sample_people',
            'exact_swap', 'attributes', 'scene_path', 'coursework_set']
 
 # %% ../nbs/01_people.ipynb #28aabe4a
@@ -166,7 +166,7 @@ clothes_stripes 0  1  0   rare:.25  contrast of stripes
 SCENE = fields('''
 yaw           -35 35  0   bell     degrees, positive turns to the right of the picture
 pitch         -20 20  0   bell     degrees, positive looks up
-roll          -20 20  0   bell     degrees, positive turns anticlockwise
+roll          -15 15  0   bell     degrees, positive turns anticlockwise
 smile          -1  1  0   bell     sad to laughing
 mouth_open      0  1  0   low      closed to wide open mouth
 brow_raise     -1  1  0   bell     frown to raised brows
@@ -193,7 +193,7 @@ occluder        0  6  0   switch:.22 none, hand, microphone, mask, bar, ball, fl
 occluder_x     -1  1  0   uniform  place of the occluder, across
 occluder_y     -1  1  0   uniform  place of the occluder, up
 occluder_hue    0  1  .5  uniform  hue of the occluder
-grey            0  1  0   switch:.12 coloured or grey picture
+grey            0  1  0   switch:.1  coloured or grey picture
 watermark       0  1  0   rare:.15 strength of the watermark
 filter          0  1  0   rare:.2  strength of the coloured filter
 filter_hue      0  1  .5  uniform  hue of the filter
@@ -537,6 +537,7 @@ def skin(cv):
     paint(img, base * rgb(1.06, .62, .60, like=base), red.mul_(col(.25 + .55 * i.rosiness)))
     fold = (au - .105 - (ny + .02 - v).clamp_(min=0).mul_(.42)).abs_().mul_(-30).add_(1).clamp_(0, 1)
     fold.mul_(gauss(au, v, .17, ny - .12, .2, .09)).mul_(col(.15 + .55 * i.age + .35 * an.laugh))
+    fold.add_(gauss(au, v, col(an.eye_x * .88), col(an.eye_y + .045), col(an.eye_w * 1.25), .085), alpha=.42)               # the socket lies in shade
     fold.addcmul_(gauss(au, v, col(an.eye_x - .01), col(an.eye_y - .095), col(an.eye_w * .8), .022), col(.12 + .5 * i.age))
     lines = torch.sin(v * 75 + torch.cos(u * 5) * 1.5).clamp_(min=0).square_().mul_(gauss(u, v, 0., .36, .26, .09))
     fold.addcmul_(lines, col(i.age * .3)).add_(gauss(au, v, col(.099 + .03 * i.nose_width), ny - .02, .012, .035), alpha=.35)
@@ -902,7 +903,7 @@ def beard(cv):
     a = torch.maximum(a, torch.maximum(chin, lip) * q(s.stubble) * (.38 + .05 * grain))
     a = a.clamp_(0, .96) * ramp(w, .3) * (1 - cv.lip_a[on] * .9) * (1 - cv.hole_a[on])
     cv.albedo[on] = paint(cv.albedo[on], hair_color(p)[on] * .75, a)
-    cv.head_z[on] += a * q(s.beard) * .03 * (1 + .15 * grain)
+    cv.head_z[on] += a * q(s.beard) * .03
     cv.beard_a[on] = a
 
 # %% ../nbs/01_people.ipynb #850694cb
@@ -1137,7 +1138,7 @@ def obstacle_tone(cv, on, kind, facing, x, y):
 def surgical_mask(cv, on):
     "Opacity and colour of a mask over nose and mouth."
     (u, v, w), an = (m[on] for m in cv.uvw), cv.an
-    inside = torch.minimum(col(an.nose_y[on]) + .06 - .25 * u * u - v, torch.minimum(.78 + v, .43 - u.abs() + .1 * v))
+    inside = torch.minimum(col(an.nose_y[on]) - .075 - .15 * u * u - v, torch.minimum(.78 + v, .43 - u.abs() + .1 * v))
     cloth = linear(torch.lerp(torch.tensor(.85, device=u.device), hue(cv.p.scene.occluder_hue[on]), .35))
     tone = cloth[:, :, None, None] * (.86 + .10 * torch.sin(v * 40))[:, None] * cv.light[on]
     return ramp(inside, cv.px[on]) * cv.head_a[on] * ramp(w, .1) * (1 - cv.hair_a[on]), tone
@@ -1186,18 +1187,18 @@ def effects(cv, img):
     "Blur, watermark, filter, grey and noise; img (B,3,S,S) holds display values in 0..1."
     s, S = cv.p.scene, cv.size
     on = (s.blur > 0).nonzero()[:, 0]
-    if len(on): img[on] = defocus(img[on], s.blur[on] * S / 64 * .9)
+    if len(on): img[on] = defocus(img[on], s.blur[on] * S / 64 * .7)
     on = (s.watermark > 0).nonzero()[:, 0]
     if len(on):
         lines = torch.sin((cv.x + cv.y) * 9)
-        glyphs = ramp(lines - .55, .1) * ramp(torch.sin((cv.x - cv.y) * 40 + 3 * lines) + .2, .3)
-        img[on] = torch.lerp(img[on], torch.ones_like(img[on]), glyphs * .45 * four(s.watermark[on]))
+        glyphs = ramp(lines - .75, .1) * ramp(torch.sin((cv.x - cv.y) * 40 + 3 * lines) + .2, .3)
+        img[on] = torch.lerp(img[on], torch.ones_like(img[on]), glyphs * .32 * four(s.watermark[on]))
     on = (s.filter > 0).nonzero()[:, 0]
     if len(on):
-        tint = (hue(s.filter_hue[on]) * .9 + .3)[:, :, None, None]
-        img[on] = torch.lerp(img[on], (img[on] * .85 + .08) * tint, four(s.filter[on]) * .7)
+        tint = (hue(s.filter_hue[on]) * .65 + .5)[:, :, None, None]
+        img[on] = torch.lerp(img[on], (img[on] * .85 + .08) * tint, four(s.filter[on]) * .5)
     on = (s.grey > .5).nonzero()[:, 0]
-    if len(on): img[on] = (img[on] * rgb(.3, .59, .11, like=img)[:, None, None]).sum(1, keepdim=True).expand(-1, 3, -1, -1)
+    if len(on): img[on] = (img[on] * rgb(.3, .59, .11, like=img)[:, None, None]).sum(1, keepdim=True).clamp_(min=0).pow(1.4).expand(-1, 3, -1, -1)
     on = (s.noise > 0).nonzero()[:, 0]
     if len(on):
         start = (s.bg_seed[on] * 997 * S).long() % S
@@ -1281,6 +1282,16 @@ def calm(
     mean = Scene(n=1).to(scene.values.device)
     return scene.replace(**{k: getattr(mean, k) + (getattr(scene, k) - getattr(mean, k)) * share for k, share in shares.items()})
 
+def fair(
+    scene:Scene,
+    share:float=.5, # of yaw, pitch and roll that is left where a picture is spoilt
+)->Scene:
+    "One difficulty at a time: spoilt pictures (grey, watermark, filter, blur, mask) look towards the camera, and only the others are blurred."
+    marked = (scene.grey + scene.watermark + scene.filter) > 0
+    spoilt = marked | (scene.blur > .3) | (scene.occluder.round() == OCCLUDERS.index('mask'))
+    front = calm(scene, dict(yaw=share, pitch=share, roll=share)).values
+    return Scene(torch.where(spoilt[:, None], front, scene.values)).replace(blur=scene.blur * ~marked)
+
 def natural(identity:Identity, style:Style)->tuple: # identity, style
     "Dark skin mostly goes with dark hair, brows and eyes; who has a beard wears no lipstick."
     dark = 1 - .85 * ((identity.skin_tone - .35) / .3).clamp(0, 1)
@@ -1302,7 +1313,8 @@ def sample_people(
     person, picture = torch.arange(n).repeat_interleave(scenes), torch.arange(scenes).repeat(n)
     identity, style, scene = Identity.sample(n, seeds[0])[person], Style.sample(n * styles, seeds[1]), Scene.sample(n * scenes, seeds[2])
     identity, style = natural(identity, style[person * styles + picture % styles])
-    if preset == 'easy':
+    if preset == 'hard': scene = fair(scene)
+    else:
         scene = calm(scene)
         scene = scene.replace(**{k: getattr(scene, k)[person * scenes] for k in ROOM})
     return People(identity, style, scene, person)
