@@ -67,8 +67,8 @@ def stop(process: subprocess.Popen, grace: float = 20):
 
 @contextmanager
 def server(command: list, url: str, log: Path, timeout: float = 90, **kwargs):
-    "Run `command` until the block ends; yields the process once `url` answers."
-    env = {**os.environ, **kwargs.pop("env", {})}
+    "Run `command` until the block ends; yields the process once `url` answers. A None in `env` takes a variable away."
+    env = {k: v for k, v in {**os.environ, **kwargs.pop("env", {})}.items() if v is not None}
     with open(log, "wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env, start_new_session=True, preexec_fn=_die_with_parent, **kwargs)
     try:

@@ -306,6 +306,9 @@ def test_a_program_swaps_over_the_network_and_leaves_nothing(page, client, examp
     assert "1 face replaced" in seal and len(slider) == 2
     assert "Made with deepswap" in client.predict(handle_file(path), api_name="/inspect")
     assert "No sign" in client.predict(handle_file(examples[1]), api_name="/inspect")
+    numbered = call_swap(client, handle_file(examples[0]), handle_file(examples[-1]), **{**options(), "face": "2"})
+    everyone = call_swap(client, handle_file(examples[0]), handle_file(examples[-1]), **{**options(), "face": "all"})
+    assert "1 face replaced" in numbered[2] and "2 faces replaced" in everyone[2]
     page.desk.sweep(time.time() + page.desk.keep + 5)
     assert {p.name for p in page.desk.files()} == own, "only the page's examples are left"
 
@@ -314,6 +317,8 @@ def test_errors_reach_the_program_as_one_sentence(page, client, examples, tmp_pa
     (tmp_path / "notes.txt").write_text("not a picture")
     with pytest.raises(AppError, match="notes.txt is not a picture we can read"):
         call_swap(client, handle_file(tmp_path / "notes.txt"), handle_file(examples[1]), **options())
+    with pytest.raises(AppError, match="Face 3 was asked for, but the target picture holds 2"):
+        call_swap(client, handle_file(examples[0]), handle_file(examples[-1]), **{**options(), "face": "3"})
     with pytest.raises(AppError, match="no target picture"):
         call_swap(client, handle_file(examples[0]), None, **options())
     grey = Image.new("RGB", (300, 300), "grey")

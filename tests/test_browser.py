@@ -1,0 +1,235 @@
+"What a visitor does and what a reader does, in a real browser; nothing may be asked of another host."
+
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from urllib.parse import urlparse
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deepswap import demo
+from deepswap.core import read_image
+from deepswap.provenance import inspect
+from servers import descendants, free_port, server
+
+CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
+FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split()
+CHAPTER = "01_people"  # the chapter whose slider is moved
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        assert not os.environ.get("DEEPSWAP_REQUIRE_BROWSER"), "no Chromium was found, and DEEPSWAP_REQUIRE_BROWSER is set"
+        pytest.skip("no Chromium or Chrome on this machine")
+    sync = pytest.importorskip("playwright.sync_api")
+    with sync.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(browser):
+    "A page that notes every host it speaks to and every error in its console."
+    context = browser.new_context(viewport={"width": 1200, "height": 1000}, accept_downloads=True)
+    tab = context.new_page()
+    tab.set_default_timeout(30_000)
+    tab.hosts, tab.errors = set(), []
+    tab.on("request", lambda r: tab.hosts.add(urlparse(r.url).hostname) if r.url.startswith(("http", "ws")) else None)
+    tab.on("websocket", lambda w: tab.hosts.add(urlparse(w.url).hostname))
+    tab.on("pageerror", lambda e: tab.errors.append(str(e)))
+    yield tab
+    context.close()
+
+
+# ---- the demo ----
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    "The demo in its own process, with its own temporary folder: (address, folder)."
+    folder, port = tmp_path_factory.mktemp("site"), free_port()
+    (folder / "tmp").mkdir()
+    command = [sys.executable, "-c", f"from deepswap.demo import launch; launch({port})"]
+    with server(command, f"http://127.0.0.1:{port}/", folder / "log.txt", env={"TMPDIR": str(folder / "tmp"), "OMP_NUM_THREADS": "1"}) as process:
+        yield f"http://127.0.0.1:{port}/", folder / "tmp"
+        children = descendants(process.pid)
+    assert process.returncode in (0, 143, -15) and not [c for c in children if c.is_running()]
+    assert list((folder / "tmp").glob("deepswap-demo-*")) == [], "a stopped demo leaves no picture"
+
+
+def open_demo(tab, site):
+    tab.goto(site[0])
+    tab.wait_for_selector("#ds-go")
+
+
+def give(tab, what, path):
+    "Upload a picture and wait for what the page says about it."
+    tab.set_input_files(f"#ds-{what} input[type=file]", str(path))
+    tab.wait_for_selector(f"#ds-{what}-note .ds-note:not(:empty)")
+    return tab.inner_text(f"#ds-{what}-note")
+
+
+def uploads(site):
+    "Files on the desk that are not the page's own examples."
+    own = {p.name for p in demo.example_pictures()}
+    return [p for p in site[1].rglob("*") if p.is_file() and p.parent.parent.name.startswith("deepswap-demo-") and p.name not in own]
+
+
+def test_a_visitor_swaps_one_of_two_faces_and_inspects_the_result(tab, site, tmp_path):
+    people = demo.example_pictures()
+    source, target = shutil.copy(people[0], tmp_path / "her.jpg"), shutil.copy(people[-1], tmp_path / "them.jpg")
+    open_demo(tab, site)
+    assert "agreed" in tab.inner_text(".ds-consent") and not tab.is_visible("#ds-slider")
+
+    assert give(tab, "source", source) == "One face found."
+    assert "2 faces found" in give(tab, "target", target)
+    assert not tab.is_visible("#ds-source-choice")
+    tab.wait_for_selector("#ds-target-faces img")  # the numbered overview
+    assert tab.locator("#ds-target-choice label").all_inner_texts() == ["Largest", "All", "1", "2"]
+    tab.locator("#ds-target-choice").get_by_label("2", exact=True).check()
+    tab.locator("#ds-kind").get_by_label("JPEG").check()
+    tab.click("#ds-go")
+
+    tab.wait_for_selector("#ds-seal .ds-card.ours", timeout=60_000)
+    assert "1 face replaced" in tab.inner_text("#ds-seal")
+    slider = tab.locator("#ds-slider img")
+    assert slider.count() == 2
+    tab.wait_for_function("[...document.querySelectorAll('#ds-slider img')].every(i => i.complete && i.naturalWidth == 1280)")
+    assert len({slider.nth(i).get_attribute("src") for i in (0, 1)}) == 2, "before and after are two pictures"
+
+    with tab.expect_download() as download:
+        tab.click("#ds-download")
+    result = tmp_path / download.value.suggested_filename
+    download.value.save_as(result)
+    found = inspect(result)
+    assert result.suffix == ".jpg" and found.ours and found.credentials.valid and found.mark.found
+    assert not inspect(target).ours
+    change = np.abs(np.asarray(read_image(target), dtype=float) - np.asarray(read_image(result), dtype=float)).mean(2)
+    assert change[200:450, 840:1090].mean() > 4 * change[:, :640].mean(), "the chosen face changed, the other did not"
+    assert uploads(site)
+
+    tab.get_by_role("tab", name="Inspect").click()
+    tab.set_input_files("#ds-inspect input[type=file]", str(result))
+    tab.wait_for_selector("#ds-verdict .ds-card.ours")
+    assert "Made with deepswap" in tab.inner_text("#ds-verdict")
+    tab.locator("#ds-inspect").get_by_role("button", name="Remove Image").click()
+    tab.set_input_files("#ds-inspect input[type=file]", target)
+    tab.wait_for_selector("#ds-verdict .ds-card.other li")
+    assert "No sign of deepswap" in tab.inner_text("#ds-verdict")
+
+    tab.get_by_role("tab", name="How it works").click()
+    links = tab.locator(".ds-steps a, .ds-map a")
+    assert links.count() == len(demo.STEPS) + len(demo.MORE) and links.first.is_visible()
+
+    assert tab.hosts == {"127.0.0.1"} and tab.errors == []
+    tab.close()
+    end = time.monotonic() + 20
+    while uploads(site) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert uploads(site) == [], "pictures go with the visitor"
+
+
+def test_an_example_is_one_click_and_pictures_can_be_deleted(tab, site):
+    open_demo(tab, site)
+    for what in ("source", "target"):
+        tab.locator(f"#ds-{what}-examples button.gallery-item").nth(1).click()
+        tab.wait_for_selector(f"#ds-{what}-note .ds-note.good")
+    tab.click("#ds-go")
+    tab.wait_for_selector("#ds-seal .ds-card.ours", timeout=60_000)
+    assert len(uploads(site)) == 2
+    tab.click("#ds-forget")
+    tab.wait_for_selector("#ds-slider", state="hidden")
+    assert uploads(site) == [] and tab.locator("#ds-source input[type=file]").count() == 1
+
+
+def test_errors_are_said_where_the_visitor_looks(tab, site, tmp_path):
+    open_demo(tab, site)
+    tab.click("#ds-go")
+    toast = tab.locator("[data-testid=toast-body]")
+    toast.wait_for()
+    assert "There is no source picture yet" in toast.inner_text()
+    Image.linear_gradient("L").resize((400, 300)).save(tmp_path / "sky.png")
+    (tmp_path / "letter.jpg").write_text("Dear Sir or Madam")
+    assert "No face was found" in give(tab, "source", tmp_path / "sky.png")
+    assert "letter.jpg is not a picture we can read" in give(tab, "target", tmp_path / "letter.jpg")
+    tab.wait_for_selector("#ds-target input[type=file]", state="attached")  # emptied, ready for another
+    tab.locator("#ds-target-examples button.gallery-item").nth(1).click()
+    tab.wait_for_selector("#ds-target-note .ds-note.good")
+    tab.click("#ds-go")
+    tab.locator("[data-testid=toast-body]", has_text="No face was found in the source picture").wait_for()
+    assert not tab.is_visible("#ds-slider") and tab.hosts == {"127.0.0.1"}
+
+
+def test_the_page_fits_a_telephone(browser, site):
+    context = browser.new_context(viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True)
+    tab = context.new_page()
+    open_demo(tab, site)
+    tab.wait_for_selector("#ds-source-examples img")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    for box in (tab.locator(s).bounding_box() for s in ("#ds-source", "#ds-target", "#ds-go")):
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 360 and box["width"] > 280
+    context.close()
+
+
+# ---- the course ----
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory, repo):
+    "JupyterLab on a copy of the chapter, without a token on the loopback device, and with its settings in a folder of its own."
+    folder, port = tmp_path_factory.mktemp("lab"), free_port()
+    (folder / "nbs").mkdir()
+    shutil.copy(repo / "nbs" / f"{CHAPTER}.ipynb", folder / "nbs")
+    settings = {"apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False}, "notebook-extension/tracker": {"windowingMode": "none"}}
+    for name, values in settings.items():
+        path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
+    env = {f"JUPYTER_{n}_DIR": str(folder / n.lower()) for n in ("CONFIG", "DATA", "RUNTIME")}
+    env |= {"JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"), "IPYTHONDIR": str(folder / "ipython"),
+            "DEEPSWAP_FAST": "1", "OMP_NUM_THREADS": "1", "MPLBACKEND": None}  # fmt: skip
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0",
+               "--IdentityProvider.token=", "--ServerApp.password=", f"--ServerApp.root_dir={folder}"]  # fmt: skip
+    with server(command, f"http://127.0.0.1:{port}/api", folder / "log.txt", env=env, cwd=folder) as process:
+        yield f"http://127.0.0.1:{port}"
+        children = descendants(process.pid)
+    assert not [c for c in children if c.is_running()], "no kernel outlives the test"
+
+
+PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(p => p.innerText)"
+ERRORS = "[...document.querySelectorAll('.jp-OutputArea-output')].map(o => o.innerText).filter(t => t.includes('Traceback (most recent call last)'))"
+PICTURES = "e => [...e.querySelectorAll('img')].map(i => i.src).concat([...e.querySelectorAll('canvas')].map(c => c.toDataURL()))"
+
+
+def test_a_reader_runs_a_chapter_and_moves_a_slider(tab, lab):
+    tab.goto(f"{lab}/lab/tree/nbs/{CHAPTER}.ipynb")
+    tab.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
+    tab.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=60_000)
+    tab.wait_for_selector(".jp-OutputArea-output", state="attached")  # the chapter keeps its outputs
+    tab.get_by_role("menuitem", name="Run", exact=True).click()
+    tab.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    tab.wait_for_function(f"() => ({PROMPTS}).every(p => /\\d/.test(p)) || ({ERRORS}).length", timeout=150_000)
+    assert tab.evaluate(ERRORS) == [], "a cell raised"
+
+    handle = tab.locator(".jp-CodeCell .widget-slider [role=slider]").first
+    handle.scroll_into_view_if_needed()
+    cell = handle.locator("xpath=ancestor::div[contains(concat(' ', @class, ' '), ' jp-CodeCell ')]").last
+    cell.locator(".widget-output img, .widget-output canvas, .widget-image").first.wait_for(state="attached")
+    before, value = cell.evaluate(PICTURES), handle.get_attribute("aria-valuenow")
+    assert before and re.match("data:image|blob:|http", before[0])
+    for _ in range(8):
+        handle.press("ArrowRight")
+    assert handle.get_attribute("aria-valuenow") != value, "the key moves the slider"
+    end = time.monotonic() + 30
+    while cell.evaluate(PICTURES) in (before, []) and time.monotonic() < end:  # the old picture goes before the new one comes
+        time.sleep(0.2)
+    after = cell.evaluate(PICTURES)
+    assert after and after != before, "the picture follows the slider"
+    assert tab.hosts == {"127.0.0.1"}
