@@ -74,6 +74,7 @@ class Method(nn.Module):
     name = None # on the command line and in checkpoints
     monitor = None # the loss that `best.safetensors` and `DropOnPlateau` watch; None: none
     averaged = None # names of the networks that an EMA follows; None: all
+    unused_parameters = False # True if some steps leave trainable parameters out; several processes must know
     def __init__(self,
         **config, # everything needed to build it again, as JSON can hold it
     ):
@@ -135,7 +136,7 @@ class ToyGAN(Method):
         return draw_points(batch, self.generator(self.noise(500)))[None]
     @classmethod
     def for_size(cls, size): return cls()
-    def loader(self, data, size, batch, seed, prefetch=0): return RingOfGaussians(batch, seed=seed), None
+    def loader(self, data, size, batch, seed, prefetch=0): return RingOfGaussians(batch, seed=seed), RingOfGaussians(seed=seed + 1).sample(500)
 
 # %% ../nbs/04_train.ipynb #dc8af5f7
 def map_batch(
@@ -420,11 +421,12 @@ class Trainer:
         clip=None, # largest norm of an optimizer's gradient: a number, or {optimizer: number}
         ema:float|None=None, # decay of the averaged networks; None: no average
         schedules:dict|None=None, # optimizer → schedule; None: the method's own
+        monitor:str|None=None, # column of the history that `best` and `DropOnPlateau` watch; None: the method's own
         checkpoint_every:int|None=None, # steps between saves of `last`; None: a tenth of the run, at most 1000
         keep_every:int|None=None, # steps between checkpoints that are kept for good
         preview_every:int|None=None, # steps between previews
         preview_batch=None, # what the method previews; None: the first 16 items seen
-        log_every:int|None=None, # steps that one row of the history averages; None: at most 2000 rows
+        log_every:int|None=None, # steps that one row of the history averages; None: a two-thousandth of the run, at most 100
         on_nan:str="stop", # or 'rollback': back to the last good state, on with the next data
         max_rollbacks:int=5, # in a row, before it stops anyway
         callbacks=(), # objects with any of on_start, on_step, on_preview(trainer, images), on_pause, on_end
@@ -434,7 +436,7 @@ class Trainer:
         settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         self.__dict__.update(settings)
         self._check()
-        self.processes = Processes(device, getattr(method, "unused_parameters", False))
+        self.processes = Processes(device, method.unused_parameters)
         self.device, self.out = self.processes.device, Path(out) if out else None
         check_precision(precision, self.device)
         self.step, self.history, self.events, self.status = 0, [], [], "new"
@@ -456,8 +458,8 @@ def _check(self:Trainer):
     except TypeError as e: raise UsageError(f"The configuration of {type(self.method).__name__} can't be saved as JSON ({e}); keep numbers, text and lists in it.") from None
     self.about = json.loads(json.dumps(self.about or {}))
     self.checkpoint_every = self.checkpoint_every or min(max(self.steps // 10, 1), 1000)
-    self.log_every = self.log_every or max(1, self.steps // 2000)
-    self.callbacks = list(self.callbacks)
+    self.log_every = self.log_every or min(max(1, self.steps // 2000), 100)
+    self.callbacks, self.monitor = list(self.callbacks), self.monitor or self.method.monitor
 
 @patch
 def _use(self:Trainer, networks):
@@ -486,7 +488,8 @@ def _build(self:Trainer):
         for g in o.param_groups: g.setdefault("initial_lr", g["lr"])
         o.state.update({p: known[p] for g in o.param_groups for p in g["params"] if p in known})
     self.rates = {k: Constant() for k in self.optimizers} | (self.method.schedules() if self.schedules is None else self.schedules)
-    if odd := self.rates.keys() - self.optimizers.keys(): raise UsageError(f"There is a schedule for {sorted(odd)[0]!r}, but the optimizers are {sorted(self.optimizers)}; name one of them.")
+    if odd := {*self.rates, *(self.clip if isinstance(self.clip, dict) else ())} - self.optimizers.keys(): raise UsageError(f"There is a schedule or a clip for {sorted(odd)[0]!r}, but the optimizers are {sorted(self.optimizers)}; name one of them.")
+    if not self.monitor and any(isinstance(r, DropOnPlateau) for r in self.rates.values()): raise UsageError(f"DropOnPlateau has nothing to watch, since {type(self.method).__name__} has no monitor; give the trainer one, monitor='l1' say.")
     self.trained = {k: [p for g in o.param_groups for p in g["params"]] for k, o in self.optimizers.items()}
     every = {p for net in self.networks.values() for p in net.parameters()} | {p for ps in self.trained.values() for p in ps}
     self.others = {k: [p for p in every if not any(p is q for q in ps)] for k, ps in ((k, set(ps)) for k, ps in self.trained.items())}
@@ -738,10 +741,9 @@ def _row(self:Trainer):
            "seconds": round(self.seconds, 3), "memory_mb": round(memory_mb(self.device), 1)}
     self._sums, self._extra = {}, {}
     self.history.append(row)
-    watched = self.method.monitor
-    if watched in row:
-        for schedule in self.rates.values(): schedule.observe(self.step, row[watched])
-        self._watched.append(row[watched])
+    if self.monitor in row:
+        for schedule in self.rates.values(): schedule.observe(self.step, row[self.monitor])
+        self._watched.append(row[self.monitor])
     if self.bar is not None: self.bar.set_postfix_str(f"{row['images_per_s']:.0f} images/s, {row['memory_mb']:.0f} MB" + "".join(f", {k} {v:.3g}" for k, v in list(means.items())[:3]), refresh=False)
 
 @patch
@@ -1109,5 +1111,5 @@ def run(
     model = METHODS[method].for_size(size)
     loader, shown = model.loader(data, size, batch, seed, prefetch=2 * on_gpu)
     about = {"data": str(data) if isinstance(data, (str, Path)) else type(data).__name__, "batch": batch, "seed": seed}
-    trainer = Trainer(model, loader, out=out, steps=steps, device=device, seed=seed, about=about, **{"preview_batch": shown, **settings})
+    trainer = Trainer(model, loader, out=out, steps=steps, device=device, seed=seed, about=about, **{"preview_every": max(1, steps // 10), "preview_batch": shown, **settings})
     return (trainer.resume() if resume else trainer).fit()

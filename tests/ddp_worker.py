@@ -5,6 +5,7 @@ python tests/ddp_worker.py CASE OUT [SETTINGS as JSON]      or under  torchrun -
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -93,9 +94,14 @@ class PointsAndNoise(RingOfGaussians):
 
 
 class Slow:
-    "Gives the test time to send a signal, and says how far the run is."
+    "Gives the test time to send a signal, and says how far the run is; or is killed, as by a power cut, at a step of its own."
+
+    def __init__(self, kill_at=None):
+        self.kill_at = kill_at
 
     def on_step(self, trainer):
+        if trainer.step == self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
         print(trainer.step, flush=True)
         time.sleep(0.01)
 
@@ -118,6 +124,16 @@ def autoencoder(out=None, batch=10, **settings):
     return Trainer(AutoencoderMethod(size=16, width=4, code=8), Pictures(batch=batch), out=out, **settings)
 
 
+def faces(out=None, **settings):
+    "Procedural people, dealt to the processes by their own loader."
+    from deepswap.data import ProceduralFaces, batches
+
+    torch.manual_seed(3)
+    data = batches(ProceduralFaces(10, 2, 16, seed=1), 6, seed=4)
+    settings = {"steps": 8, "progress": False, "seed": 1, "about": {"people": 10}, **settings}
+    return Trainer(AutoencoderMethod(size=16, width=4, code=8), data, out=out, **settings)
+
+
 def final(trainer, path):
     "Networks and averages of a finished run."
     tensors = {f"network/{k}": v.detach().clone() for k, v in trainer.method.state_dict().items()}
@@ -131,7 +147,7 @@ def final(trainer, path):
 def everything(out):
     "All that is compared between one process and two."
     out = Path(out)
-    for name, make in (("gan", gan), ("autoencoder", autoencoder)):
+    for name, make in (("gan", gan), ("autoencoder", autoencoder), ("faces", faces)):
         trainer = make(out / name, checkpoint_every=5)
         trainer.fit()
         final(trainer, out / f"{name}.safetensors")
@@ -207,7 +223,7 @@ if __name__ == "__main__":
     settings = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
     if case == "noisy":
         resume = settings.pop("resume", False)
-        trainer = noisy(out, callbacks=[Slow()], **settings)
+        trainer = noisy(out, callbacks=[Slow(settings.pop("kill_at", None))], **settings)
         trainer = (trainer.resume() if resume else trainer).fit()
         print(trainer.status, trainer.step)
     else:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ddp_worker import Noisy, Pictures, autoencoder, gan, noisy
+from ddp_worker import Noisy, Pictures, autoencoder, faces, gan, noisy
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -206,6 +206,23 @@ def test_losses_computed_already_are_taken_too_but_not_cut():
         make(accumulate=2).fit()
 
 
+def test_a_gradient_penalty_goes_backward_twice_and_in_pieces():
+    class Penalised(type(gan().method)):
+        def d_losses(self, real, noise):
+            mixed = (real + self.generator(noise).detach()).requires_grad_()
+            (slope,) = torch.autograd.grad(self.discriminator(mixed).sum(), mixed, create_graph=True)
+            return super().d_losses(real, noise) | {"penalty": (10.0, (slope.norm(dim=1) - 1).square().mean())}
+
+    def make(kind, **k):
+        t = gan(**k)
+        t.method.__class__ = kind
+        return t.fit()
+
+    one, cut = make(Penalised, accumulate=1), make(Penalised, accumulate=4)
+    assert far(weights(one), weights(cut)) < 1e-5 and far(weights(one), weights(gan().fit())) > 1e-4
+    assert one.history[-1]["penalty"] < one.history[0]["penalty"]
+
+
 def test_weights_stand_in_the_total_and_not_in_the_history():
     t = line(loss=lambda x: {"a": (10, t.method.net(x).mean()), "b": (0, torch.tensor(5.0))}, lr=1.0)
     before = t.method.net.weight.item()
@@ -290,8 +307,12 @@ def test_schedules():
     assert plateau(0, 1) == 0.01
     rows = line(loss=None, lr=0.4, steps=60, schedules={"o": DropOnPlateau(0.5, patience=5)}).fit().history
     assert rows[0]["lr_o"] == 0.4 and rows[-1]["lr_o"] < 0.4
-    with pytest.raises(UsageError, match="'x'"):
-        line(schedules={"x": LinearDecay()})
+    for wrong in ({"schedules": {"x": LinearDecay()}}, {"clip": {"x": 1.0}}):
+        with pytest.raises(UsageError, match="'x'"):
+            line(**wrong)
+    with pytest.raises(UsageError, match="nothing to watch"):
+        gan(schedules={"g": DropOnPlateau()})
+    assert gan(schedules={"g": DropOnPlateau()}, monitor="g_adv").monitor == "g_adv"
 
 
 # EMA
@@ -568,8 +589,10 @@ def signalled(out, number, step):
 
 def test_killed_in_mid_epoch_and_resumed_is_bit_for_bit_the_unbroken_run(tmp_path, unbroken):
     out = tmp_path / "run"
-    code, _ = signalled(out, signal.SIGKILL, 25)  # an epoch is 4 steps, saves fall on multiples of 7
-    assert code == -signal.SIGKILL
+    killed = subprocess.run(
+        [sys.executable, WORKER, "noisy", str(out), '{"kill_at": 25}'], env=ENV, capture_output=True, text=True, timeout=120
+    )
+    assert killed.returncode == -signal.SIGKILL and killed.stdout.endswith("24\n")  # an epoch is 4 steps, saves fall on multiples of 7
     step = read_tensors(out / "last.safetensors")[1]["step"]
     assert step == 21 and step % 4 != 0
     done = subprocess.run(
@@ -895,15 +918,17 @@ def two(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("name,make", [("gan", gan), ("autoencoder", autoencoder)])
+@pytest.mark.parametrize("name,make", [("gan", gan), ("autoencoder", autoencoder), ("faces", faces)])
 def test_two_processes_do_what_one_does(two, name, make):
     one = make().fit()
     expected = {f"network/{k}": v for k, v in weights(one).items()}
     found = load_file(two / f"{name}.safetensors")
     assert far(expected, found) < 1e-6
     rows = json.loads((two / f"{name}.json").read_text())
-    for key in {"gan": ("d_real", "g_adv"), "autoencoder": ("l1", "grad_ae")}[name]:
+    for key in ("d_real", "g_adv") if name == "gan" else ("l1", "grad_ae"):
         assert [r[key] for r in rows] == pytest.approx([r[key] for r in one.history], rel=1e-4)
+    if name == "faces":
+        return
     alone = make(batch=(32 if name == "gan" else 5)).fit()  # what each would have learned from its own half
     assert far({f"network/{k}": v for k, v in weights(alone).items()}, found) > 1e-4
 
@@ -935,6 +960,50 @@ def test_notebook_launcher(tmp_path, two):
     done = subprocess.run([sys.executable, WORKER, "launched", str(tmp_path)], env=ENV, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
     assert far(load_file(tmp_path / "launched.safetensors"), load_file(two / "whole.safetensors")) < 1e-6
+
+
+# With the data of chapter 03
+
+
+def test_faces_resume_bit_for_bit_in_mid_epoch(tmp_path):
+    faces(tmp_path / "run", callbacks=[At(5, lambda t: t.request_stop())]).fit()  # 20 pictures, 6 at a time
+    assert same(weights(faces(tmp_path / "run").resume().fit()), weights(faces().fit()))
+
+
+def test_pairs_of_faces_train_in_pieces():
+    from deepswap.data import PairLoader, ProceduralFaces
+
+    class Swap(AutoencoderMethod):
+        def losses(self, pairs):
+            return {"l1": (self.autoencoder(pairs.source.image) - pairs.target.image).abs().mean() + 0 * pairs.same.float().mean()}
+
+        def step(self, batch, update):
+            update("ae", self.losses, batch)
+
+    def make(**k):
+        torch.manual_seed(0)
+        return Trainer(Swap(16, 4, 8), PairLoader(ProceduralFaces(6, 2, 16), 8, seed=0), steps=4, progress=False, **k)
+
+    assert far(weights(make().fit()), weights(make(accumulate=3).fit())) < 1e-5
+
+
+def test_the_autoencoder_by_name_on_people_and_on_a_folder(tmp_path):
+    from deepswap.core import write_image
+    from deepswap.data import ProceduralFaces
+
+    images = ProceduralFaces(6, 1, 32).batch(range(6)).image
+    (tmp_path / "photos").mkdir()
+    for i, x in enumerate(images):
+        write_image(x, tmp_path / f"photos/{i}.png")
+    for data in (str(tmp_path / "photos"), ProceduralFaces(6, 1, 32)):
+        out = tmp_path / type(data).__name__
+        t = train.run("autoencoder", data, size=32, batch=4, steps=4, seed=0, device="cpu", out=out, progress=False)
+        assert t.step == 4 and len(list((out / "previews").iterdir())) == 4
+        method = load_method(out, device="cpu")
+        with torch.no_grad():
+            assert torch.equal(method.preview(images)["reconstruction"], t.preview(images)["reconstruction"])
+        t = train.run("autoencoder", data, size=32, batch=4, steps=6, seed=0, device="cpu", out=out, resume=True, progress=False)
+        assert t.step == 6
 
 
 # By name, as the command line does
