@@ -217,7 +217,7 @@ def test_pictures_without_a_face(capsys, pictures, tmp_path, shared):
 def test_two_london_photos(capsys, tmp_path, shared):
     a, b = (shared / "data/london" / n for n in ("neutral/001.jpg", "smiling/044.jpg"))
     out = tmp_path / "out.jpg"
-    run = lambda *w: subprocess.run([sys.executable, "-c", "import sys; from deepswap.cli import main; sys.exit(main())", *map(str, w)], capture_output=True, text=True, cwd=ROOT)
+    run = lambda *w: subprocess.run([sys.executable, "-c", "import sys; from deepswap.cli import main; sys.exit(main())", *map(str, w)], capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
     r = run("swap", a, b, "-o", out)
     assert r.returncode == 0 and r.stderr == "", r.stderr
     assert run("inspect", out).returncode == 0

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import warnings
 from datetime import date
-from pathlib import Path
 
 import numpy as np
 import pytest
