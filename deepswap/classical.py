@@ -203,7 +203,9 @@ def match_blur(
         return moments(g - blur(g, 1.0), mask)[1]
     goal, out = detail(target) * 1.15, image
     for sigma in (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6):
-        out = torch.where(detail(out) > goal, blur(image, sigma), out)
+        sharper = detail(out) > goal
+        if not sharper.any(): break
+        out = torch.where(sharper, blur(image, sigma), out)
     return out
 
 # %% ../nbs/33_classical.ipynb #1493acff
@@ -317,7 +319,9 @@ class ClassicalSwapper:
         ls, lt = self.landmarks_of(source, source_landmarks), self.landmarks_of(target, target_landmarks)
         if self.mirror: source, ls = self.face_same_way(source, ls, lt)
         warped, points, mask, inner = self.fit(source, target, ls, lt)
-        color = self.recolor(warped, target, points, lt, inner)
+        skins = skin_likelihood(warped, points), skin_likelihood(target, lt)
+        mask = mask * self.forehead(*skins, lt)
+        color = self.recolor(warped, target, points, lt, inner * skins[0], inner * skins[1])
         mixed = poisson_blend(color, target, mask[:, :1], self.screen / source.shape[-1] ** 2)
         return (target + mask[:, 1:] * (mixed - target)).clamp(-1, 1), mask[:, 1:]
 
@@ -353,16 +357,14 @@ def fit(self:ClassicalSwapper, source, target, ls, lt)->tuple:
     warped = warp_points(torch.cat([source, beyond], 1), src, dst)
     distance = torch.maximum(outline_distance(torch.minimum(rt, cap), ft, s) / s, warped[:, 3:])
     mask = torch.cat([smoothstep((-0.01 - distance) / self.feather), smoothstep(-distance / (0.8 * self.feather))], 1)
-    mask = mask * self.forehead(warped[:, :3], target, points, lt)
     return match_blur(warped[:, :3], target, mask[:, :1]), points, mask, (distance < -0.05).float()
 
 # %% ../nbs/33_classical.ipynb #24039f9c
 @patch
-def forehead(self:ClassicalSwapper, warped, target, points, lt)->torch.Tensor:
+def forehead(self:ClassicalSwapper, skin, target_skin, lt)->torch.Tensor:
     "Where a fringe hides a forehead, the swap ends below it; else only hair high up is left out. (B, 1, S, S), 0..1."
-    s = warped.shape[-1]
-    skin = torch.minimum(skin_likelihood(warped, points), skin_likelihood(target, lt))
-    skin = smoothstep((blur(skin, 0.02 * s) - 0.25) / 0.4)
+    s = skin.shape[-1]
+    skin = smoothstep((blur(torch.minimum(skin, target_skin), 0.02 * s) - 0.25) / 0.4)
     frame = face_frame(lt)
     strip = torch.cartesian_prod(torch.linspace(0.38, 0.62, 9), torch.linspace(0.31, 0.36, 4)).to(lt)  # above the brows
     bare = sample(skin, apply_affine(frame, strip)[:, None]).mean((1, 2, 3))  # (B,)
@@ -371,10 +373,9 @@ def forehead(self:ClassicalSwapper, warped, target, points, lt)->torch.Tensor:
     return 1 - smoothstep((line - y) / 0.04) * (1 - skin)
 
 @patch
-def recolor(self:ClassicalSwapper, warped, target, points, lt, inner)->torch.Tensor:
+def recolor(self:ClassicalSwapper, warped, target, points, lt, ws, wt)->torch.Tensor:
     "The warped face in the target's skin colour and light, (B, 3, S, S)."
     a, b = rgb_to_lab(warped), rgb_to_lab(target)
-    wa, wb = inner * skin_likelihood(warped, points), inner * skin_likelihood(target, lt)
     ea, eb = eye_mask(points, warped.shape[-1]), eye_mask(lt, warped.shape[-1])
-    skin, eyes = color_transfer(a, b, wa + 1e-6, wb + 1e-6), color_transfer(a, b, ea + 1e-6, eb + 1e-6)
-    return lab_to_rgb(relight(skin, b, wa, wb, self.light).lerp(eyes, ea * self.eyes))
+    skin, eyes = color_transfer(a, b, ws + 1e-6, wt + 1e-6), color_transfer(a, b, ea + 1e-6, eb + 1e-6)
+    return lab_to_rgb(relight(skin, b, ws, wt, self.light).lerp(eyes, ea * self.eyes))

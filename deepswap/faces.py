@@ -270,7 +270,7 @@ def _refine(image:Image.Image, face:Face, device)->Face:
 def find_faces(
     image, # anything `read_image` takes
     min_size:float=None, # smallest face in pixels; by default a fortieth of the longer side, at least 20
-    threshold:float=0.95, # least probability
+    threshold:float=0.95, # probability of which the detector must be sure; below it, down to 0.7, the closer look decides
     turns:bool=True, # where no upright face is found, look for a large one in the picture turned by 90, 180 and 270 degrees
     device="auto",
 )->list: # of Face, the largest first; empty where there is none
@@ -279,11 +279,14 @@ def find_faces(
     if min(image.size) < 16: raise ImageError(f"The picture is {image.width} x {image.height} pixels, too small to hold a face; give one of at least 16 x 16.")
     longest = max(image.size)
     tries = [(0, s) for s in ([min_size] if min_size else sorted({max(20, longest / 40), 20}, reverse=True))]
+    unsure = []
     for degrees, size in tries + ([(d, min_size or longest / 12) for d in (180, 90, 270)] if turns else []):
         view = image.rotate(degrees, expand=True) if degrees else image
-        found = [f for f in _detect(view, size, device) if _plausible(f, threshold)]
-        found = [f for f in (_refine(view, f, device) for f in found) if f.score > (0.9 if degrees else 0.8)]
-        if found: break
+        found = [f for f in _detect(view, size, device) if _plausible(f, threshold if degrees else min(threshold, 0.7))]
+        found = [f for f in (_refine(view, f, device) for f in found) if f.score > (0.8 if f.probability >= threshold and not degrees else 0.9)]
+        if any(f.probability >= threshold for f in found): break
+        unsure = unsure or found
+    else: degrees, found = 0, unsure
     return sorted((_unturn(f, degrees, image.size) if degrees else f for f in found), key=lambda f: -f.size)
 
 # %% ../nbs/30_faces.ipynb #c8a44810
