@@ -9,11 +9,13 @@ __all__ = ['TILE', 'BAND', 'SIDE', 'LADDER', 'METHOD_CODES', 'EPOCH', 'STEP', 'U
            'sign_file', 'Credentials', 'read_credentials', 'stamp', 'Inspection', 'inspect']
 
 # %% ../nbs/53_provenance.ipynb #4ea60617
+import contextlib
 import hashlib
 import io
 import json
 import math
 import os
+import uuid
 import warnings
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
@@ -452,7 +454,7 @@ def _signer_pem(make:bool=True):
         path = cache_dir("credentials") / "signer.pem"
         if not path.exists():
             if not make: return None, None
-            part = path.with_suffix(f".{os.getpid()}.part")
+            part = path.with_suffix(f".{uuid.uuid4().hex[:8]}.part")
             with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as f: f.write(_make_signer())
             try: os.link(part, path)            # fails if another process was faster: then its key is used
             except FileExistsError: pass
@@ -515,7 +517,9 @@ def _sign_bytes(data:bytes, claim:dict, sources=())->bytes:
         signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo(b"es256", chain, key, None))
         with c2pa.Builder(claim, context=context) as b:
             for title, source in sources:
-                if _format(source): b.add_ingredient(json.dumps({"title": title, "relationship": "componentOf"}), _format(source), io.BytesIO(source))
+                if not _format(source): continue
+                with contextlib.suppress(c2pa.C2paError):  # a damaged source is left out, the result is signed all the same
+                    b.add_ingredient(json.dumps({"title": title, "relationship": "componentOf"}), _format(source), io.BytesIO(source))
             out = io.BytesIO()
             b.sign(signer, _format(data), io.BytesIO(data), out)
     except c2pa.C2paError as e:
@@ -625,12 +629,13 @@ class Inspection:
         return "\n".join(self.reasons)
 
 def inspect(
-    source, # path or bytes of a picture file
+    source, # path, bytes or open file of a picture file; a picture in memory can carry the mark alone
 )->Inspection:
     "Say whether a picture is one of ours, by which signs, whether it was altered, and what that does not prove."
+    source = source.read() if hasattr(source, "read") else source
     image = read_image(source)
-    data = bytes(source) if isinstance(source, (bytes, bytearray)) else source.read() if hasattr(source, "read") else Path(source).read_bytes()
-    found = Inspection(False, read_credentials(data), detect_mark(image))
+    data = Path(source).read_bytes() if isinstance(source, (str, os.PathLike)) else source if isinstance(source, (bytes, bytearray)) else b""
+    found = Inspection(False, read_credentials(bytes(data)), detect_mark(image))
     found.ours = bool(found.credentials and found.credentials.ours) or found.mark.found
     found.reasons = ["Made with deepswap: this picture is synthetic." if found.ours else "No sign of deepswap found."]
     found.reasons += [_say_credentials(found.credentials), _say_mark(found.mark), _say_limits(found)]

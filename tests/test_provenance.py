@@ -1,5 +1,6 @@
 "The three signs: what they say, what they survive, and that nothing is written by halves."
 
+import concurrent.futures
 import io
 import itertools
 import math
@@ -158,6 +159,12 @@ def test_key_is_made_once_and_private(tmp_path, monkeypatch):
     assert [f.name for f in file.parent.iterdir()] == ["signer.pem"]
 
 
+def test_key_made_by_many_threads_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPSWAP_CACHE", str(tmp_path))
+    with concurrent.futures.ThreadPoolExecutor(8) as pool: keys = set(pool.map(lambda _: p._signer_pem(), range(8)))
+    assert len(keys) == 1 and [f.name for f in (tmp_path / "credentials").iterdir()] == ["signer.pem"]
+
+
 def test_key_made_by_two_processes_at_once(tmp_path):
     code = "from deepswap.provenance import _signer_pem; import hashlib; print(hashlib.sha256(b''.join(_signer_pem())).hexdigest())"
     env = {**os.environ, "DEEPSWAP_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
@@ -239,6 +246,18 @@ def test_sources_are_kept_without_their_names(tmp_path, faces):
     text = c2pa.Reader("image/png", io.BytesIO(out.read_bytes())).json()
     assert "source 1" in text and "componentOf" in text and "Jane" not in text
     assert p.inspect(out).credentials.valid
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "Jane Doe.jpg").read_bytes()[:200])  # a damaged source does not stop the result
+    assert p.inspect(p.stamp(faces[0], tmp_path / "b.png", sources=[tmp_path / "cut.jpg"])).credentials.valid
+
+
+def test_inspect_takes_many_kinds(tmp_path, marked):
+    marked[0].save(tmp_path / "a.png")
+    p.sign_file(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    for source in (tmp_path / "a.png", str(tmp_path / "a.png"), data, bytearray(data), io.BytesIO(data)): assert p.inspect(source).credentials.ours
+    for source in (marked[0], np.asarray(marked[0])):
+        i = p.inspect(source)
+        assert i.ours and i.credentials is None
 
 
 def test_signs_are_not_dropped_silently(tmp_path, faces):
