@@ -565,8 +565,10 @@ def _apply(self:Trainer, name, values):
     keys = [*values, f"grad_{name}"]
     numbers = self.processes.mean(torch.stack([*values.values(), norm.float()])).tolist()
     for k, v in zip(keys, numbers):
-        if not math.isfinite(v) and not (self.scaler.is_enabled() and k == keys[-1]):
-            raise NotFinite(self.step + 1, f"the gradient of {name!r}" if k == keys[-1] else f"loss {k!r}", v)
+        if not math.isfinite(v):
+            if k != keys[-1] or not self.scaler.is_enabled() or self.scaler.get_scale() < 1: # the scaler skips a step that overflows in fp16
+                raise NotFinite(self.step + 1, f"the gradient of {name!r}" if k == keys[-1] else f"loss {k!r}", v)
+            continue
         total, n = self._sums.get(k, (0., 0))
         self._sums[k] = total + v, n + 1
     limit = self.clip.get(name) if isinstance(self.clip, dict) else self.clip
@@ -931,8 +933,7 @@ def _bar(self:Trainer):
     from tqdm import tqdm
     with tqdm(total=self.steps, initial=self.step, desc=self.method.name, unit="step", dynamic_ncols=True) as self.bar:
         try: yield
-        finally:
-            bar, self.bar = self.bar, None
+        finally: self.bar = None
 
 # %% ../nbs/04_train.ipynb #b252c061
 @patch

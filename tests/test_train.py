@@ -364,6 +364,26 @@ def test_precisions_are_what_they_say():
     assert t.history[-1]["l1"] == pytest.approx(autoencoder(steps=3).fit().history[-1]["l1"], rel=0.05)
 
 
+def test_fp16_skips_steps_that_overflow_and_reports_those_that_always_do(monkeypatch):
+    "The scaler's part of fp16 training, on the CPU, where it is slow and else refused."
+    monkeypatch.setattr(train, "check_precision", lambda precision, device: None)
+    trail = []
+    t = line(precision="fp16", steps=8, device="cpu", loss=lambda x: {"loss": ((t.method.net(x) - 3 * x) ** 2).mean() * (1e30 if t.step == 4 else 1)})
+    t.callbacks = [type("Trail", (), {"on_step": lambda self, t: trail.append((t.method.net.weight.item(), t.scaler.get_scale()))})()]
+    before = [(t.method.net.weight.item(), t.scaler.get_scale())]
+    t.fit()
+    skipped = [s1 < s0 for (_, s0), (_, s1) in zip(before + trail, trail, strict=False)]
+    assert [w1 == w0 for (w0, _), (w1, _) in zip(before + trail, trail, strict=False)] == skipped  # and scaled by less from then on
+    assert skipped[4] and sum(skipped) < 4
+    exact = line(steps=8 - sum(skipped), device="cpu").fit()
+    assert trail[-1][0] == pytest.approx(exact.method.net.weight.item(), rel=1e-2)
+    assert all(math.isfinite(v) for r in t.history for v in r.values())
+    t = line(precision="fp16", steps=100, device="cpu", loss=lambda x: {"loss": (t.method.net(x) - t.method.net(x).detach()).abs().sqrt().mean()})
+    with pytest.raises(TrainingError, match="the gradient of 'o' became"):
+        t.fit()
+    assert t.step < 30
+
+
 def test_channels_last_reaches_the_convolutions():
     t, seen = autoencoder(channels_last=True, steps=3), []
     t.method.autoencoder.encoder[2].register_forward_hook(
