@@ -49,6 +49,9 @@ def still(nb):
 
 path = Path(args[0]).resolve()
 nb = read_nb(path)
+for cell in nb.cells:
+    if cell.cell_type == "code":
+        cell["outputs"] = []
 shell = CaptureShell(path)
 shell.run_cell("%config InlineBackend.figure_formats = ['jpeg']")
 shell.run_cell("%config InlineBackend.print_figure_kwargs = {'bbox_inches': 'tight', 'pil_kwargs': {'quality': 80}}")
