@@ -271,7 +271,7 @@ def find_faces(
     image, # anything `read_image` takes
     min_size:float=None, # smallest face in pixels; by default a fortieth of the longer side, at least 20
     threshold:float=0.95, # probability of which the detector must be sure; below it, down to 0.7, the closer look decides
-    turns:bool=True, # where no upright face is found, look for a large one in the picture turned by 90, 180 and 270 degrees
+    turns:bool=True, # where no upright face is found for sure, look for a large one in the picture turned by 90, 180 and 270 degrees
     device="auto",
 )->list: # of Face, the largest first; empty where there is none
     "All faces of a picture. Raises `ImageError` where the picture can't be read or is too small."
@@ -279,15 +279,15 @@ def find_faces(
     if min(image.size) < 16: raise ImageError(f"The picture is {image.width} x {image.height} pixels, too small to hold a face; give one of at least 16 x 16.")
     longest = max(image.size)
     tries = [(0, s) for s in ([min_size] if min_size else sorted({max(20, longest / 40), 20}, reverse=True))]
-    unsure = []
+    best, found, turn = 0.0, [], 0
     for degrees, size in tries + ([(d, min_size or longest / 12) for d in (180, 90, 270)] if turns else []):
         view = image.rotate(degrees, expand=True) if degrees else image
-        found = [f for f in _detect(view, size, device) if _plausible(f, threshold if degrees else min(threshold, 0.7))]
-        found = [f for f in (_refine(view, f, device) for f in found) if f.score > (0.8 if f.probability >= threshold and not degrees else 0.9)]
-        if any(f.probability >= threshold for f in found): break
-        unsure = unsure or found
-    else: degrees, found = 0, unsure
-    return sorted((_unturn(f, degrees, image.size) if degrees else f for f in found), key=lambda f: -f.size)
+        faces = [f for f in _detect(view, size, device) if _plausible(f, threshold if degrees else min(threshold, 0.7))]
+        faces = [f for f in (_refine(view, f, device) for f in faces) if f.score > (0.4 if f.probability >= threshold and not degrees else 0.9)]
+        value = max((f.probability * f.score for f in faces), default=0.0)
+        if value > best: best, found, turn = value, faces, degrees
+        if best > 0.98 and not turn: break
+    return sorted((_unturn(f, turn, image.size) if turn else f for f in found), key=lambda f: -f.size)
 
 # %% ../nbs/30_faces.ipynb #c8a44810
 def choose_faces(
