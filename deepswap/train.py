@@ -650,9 +650,8 @@ def fit(self:Trainer)->"Trainer":
 @patch
 def _begin(self:Trainer):
     "Take up the data where they stood, seed if asked, and look after the folder."
-    if self.status == "new":
-        self._claim()
-        if self.seed is not None: seed_everything(self.seed + self.processes.index)
+    self._claim()
+    if self.status == "new" and self.seed is not None: seed_everything(self.seed + self.processes.index)
     self._stop, self.status = None, "running"
     self.method.train()
     self._dealt = self.processes.count > 1 and hasattr(self.data, "shard") # the loader deals batches itself
@@ -798,7 +797,9 @@ def restore(self:Trainer,
         kind = "average" if any(k.startswith("average/") for k in tensors) else "network" # switched on since
         for name, net in self.averages.networks.items(): load_network(net, tensors, f"{kind}/{name}/")
         self.averages.updates = state["ema_updates"]
-    for k, o in self.optimizers.items(): self._load_optimizer(o, state["optimizer"][k])
+    try:
+        for k, o in self.optimizers.items(): self._load_optimizer(o, state["optimizer"][k])
+    except (KeyError, ValueError) as e: raise WeightsError(f"The checkpoint's optimizers {sorted(state['optimizer'])} don't fit this method's {sorted(self.optimizers)} ({str(e)[:60]}); it was written by another version.") from None
     for k, s in self.rates.items(): s.load_state_dict(state["schedule"].get(k, {}))
     self.scaler.load_state_dict(state["scaler"])
     self.step, self.best, self.history, self._watched, self._sums = state["step"], state["best"], json.loads(state["history"]), state["watched"], state["sums"]
@@ -808,6 +809,7 @@ def restore(self:Trainer,
     if len(state["random"]) == self.processes.count: set_random_state(state["random"][self.processes.index])
     else: self.report(f"The checkpoint was saved by {len(state['random'])} process(es) and goes on with {self.processes.count}: the random numbers are new.")
 
+# %% ../nbs/04_train.ipynb #821b161a
 @patch
 def _load_optimizer(self:Trainer, optimizer, state):
     "Load an optimizer; its moments take the memory layout of their parameters."
@@ -881,7 +883,7 @@ def resume(self:Trainer,
         raise UsageError(f"{path} is of another run: {said}; resume with the same settings or train into another folder.")
     state = bytes(tensors.pop("state").numpy()).decode()
     self.restore(tensors, state)
-    self.good = (tensors, state)
+    if self.on_nan == "rollback": self.good = (tensors, state)
     self.status = "resumed"
     return self
 
@@ -892,7 +894,7 @@ def _claim(self:Trainer):
     try: self.out.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise OutputError(f"The folder {self.out} can't be made ({e.strerror}); choose another place.") from None
     self.processes.wait()
-    if (self.out / "last.safetensors").exists():
+    if self.status == "new" and (self.out / "last.safetensors").exists():
         raise UsageError(f"{self.out} holds a run already; resume it, or choose another folder.")
     self.processes.wait()
     kept = ("steps", "seed", "precision", "channels_last", "accumulate", "clip", "ema", "checkpoint_every")

@@ -576,6 +576,23 @@ def test_resume_names_what_differs(tmp_path):
         autoencoder(tmp_path).resume()
 
 
+def test_a_run_may_go_on_in_another_folder(tmp_path):
+    autoencoder(tmp_path / "a", steps=3).fit()
+    t = autoencoder(tmp_path / "deep" / "b", steps=6).resume(tmp_path / "a").fit()
+    assert read_tensors(tmp_path / "a/last.safetensors")[1]["step"] == 3 and read_tensors(tmp_path / "deep/b/last.safetensors")[1]["step"] == 6
+    assert same(weights(t), weights(autoencoder(steps=6).fit()))
+
+
+def test_optimizers_that_no_longer_fit_are_named(tmp_path):
+    line(out=tmp_path / "run", steps=3).fit()
+    other = line(out=tmp_path / "run")
+    other.method.optimizers = lambda: {"p": torch.optim.SGD(other.method.parameters(), 0.1)}
+    other._build()
+    with pytest.raises(WeightsError, match=r"\['o'\].*\['p'\]") as e:
+        other.resume()
+    one_line(e.value)
+
+
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     out = tmp_path_factory.mktemp("unbroken")
