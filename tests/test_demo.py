@@ -97,6 +97,22 @@ def test_the_sweeper_runs_by_itself(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_sweeper_survives_a_file_that_vanishes_while_it_looks(tmp_path, monkeypatch):
+    calls = []
+
+    def sweep(self, now=None):
+        calls.append(1)
+        raise FileNotFoundError("gone")
+
+    monkeypatch.setattr(demo.Desk, "sweep", sweep)
+    desk = demo.Desk(parent=tmp_path).watch(every=0.05)
+    end = time.time() + 10
+    while len(calls) < 3 and time.time() < end:
+        time.sleep(0.05)
+    desk.close()
+    assert len(calls) >= 3
+
+
 def test_the_desk_goes_when_the_program_ends(tmp_path):
     code = f"from deepswap.demo import Desk; d = Desk(parent={str(tmp_path)!r}); (d.root / 'a.png').write_bytes(b'1'); print(d.root); {{}}"
     for end in ("raise SystemExit(0)", "raise ValueError('crash')"):
