@@ -201,10 +201,10 @@ def number_faces(
     draw, line = ImageDraw.Draw(small), max(2, small.width // 240)
     for n, face in enumerate(faces, 1):
         x0, y0, x1, y1 = (float(v) * scale for v in face.box)
-        text = max(14.0, min(44.0, (x1 - x0) * 0.3))
+        text = max(12.0, min(44.0, (x1 - x0) * 0.3))
         draw.rounded_rectangle((x0, y0, x1, y1), radius=text / 3, outline="white", width=line + 2)
         draw.rounded_rectangle((x0 + 1, y0 + 1, x1 - 1, y1 - 1), radius=text / 3, outline=ACCENT, width=line)
-        cx, cy = x0 + text * 0.5, max(y0, text * 0.7)
+        cx, cy = x0, max(y0, text * 0.8)
         draw.ellipse((cx - text * 0.7, cy - text * 0.7, cx + text * 0.7, cy + text * 0.7), fill=ACCENT, outline="white", width=2)
         draw.text((cx, cy), str(n), fill="white", anchor="mm", font=ImageFont.load_default(text))
     return small
@@ -231,7 +231,7 @@ def look(
         faces = [choose_faces(faces, n)[0] for n in range(1, len(faces) + 1)]
     except DeepswapError as e: return Look([], str(e), False, readable=not isinstance(e, ImageError))
     if len(faces) == 1: return Look(faces, "One face found.", True)
-    return Look(faces, f"{len(faces)} faces found. Which one?", True, picture=number_faces(image, faces))
+    return Look(faces, f"{len(faces)} faces found. Which one?", True, picture=number_faces(image, faces, 720 if len(faces) < 5 else 1440))
 
 # %% ../nbs/54_demo.ipynb #e6e3206a
 @dataclass
@@ -327,7 +327,7 @@ CSS = """
 .ds-card {border: 1px solid var(--border-color-primary); border-radius: 12px; padding: 14px 18px; background: var(--block-background-fill); height: 100%}
 .ds-card h3 {margin: 0 0 6px; font-size: 1.02rem} .ds-card ul {margin: 6px 0 0; padding-left: 1.1em; list-style: disc} .ds-card li {margin: 4px 0; font-size: .9rem; line-height: 1.4; overflow-wrap: anywhere}
 .ds-card.ours {border-color: var(--ds-good)}
-.ds-steps {display: grid; grid-template-columns: repeat(auto-fit, minmax(180px, 1fr)); gap: 14px; margin: 4px 0 20px} .ds-steps p {margin: 4px 0 10px; font-size: .93rem; line-height: 1.45}
+.ds-steps {display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 14px; margin: 4px 0 20px} .ds-steps p {margin: 4px 0 10px; font-size: .93rem; line-height: 1.45}
 .ds-steps .n {display: inline-block; width: 1.7em; line-height: 1.7em; border-radius: 50%; text-align: center; color: #fff; background: var(--primary-500); font-weight: 700; margin-bottom: 8px}
 .ds-steps a, .ds-map a {padding: 0 !important; margin: 0 18px 6px 0 !important; display: inline-block} .ds-map {margin: 6px 0 10px}
 .gallery .gallery-item .container, .gallery .gallery-item img {width: 70px !important; height: 70px !important; object-fit: cover} .gallery .gallery-item {border-radius: 10px; overflow: hidden}
@@ -340,7 +340,7 @@ footer {display: none !important}
 def logo_svg()->str:
     "Two people, overlapping: the course's colours for source and target."
     return (f'<svg viewBox="0 0 52 32" aria-hidden="true"><circle cx="17" cy="16" r="15" fill="{PALETTE["source"]}"/>'
-            f'<circle cx="35" cy="16" r="15" fill="{PALETTE["target"]}" style="mix-blend-mode:multiply"/></svg>')
+            f'<circle cx="35" cy="16" r="15" fill="{PALETTE["target"]}" fill-opacity=".8"/></svg>')
 
 # %% ../nbs/54_demo.ipynb #866e5366
 def upload_class():
