@@ -439,7 +439,7 @@ def _inspect_tab(gr, Upload)->tuple: # upload, verdict
 def how_html()->str:
     "The third tab: what happens to a picture, each step linked to its chapter."
     link = lambda name, text: f'<a href="{chapter_url(name)}" target="_blank" rel="noopener">{text}</a>'
-    steps = "".join(f'<div class="ds-card"><span class="n">{n}</span><h3>{title}</h3><p>{text}</p>{link(name, f"Chapter {name[:2]}: {name[3:]}")}</div>' for n, (name, title, text) in enumerate(STEPS, 1))
+    steps = "".join(f'<div class="ds-card"><span class="n">{n}</span><h3>{title}</h3><p>{text}</p>{link(name, f"Chapter {name[:2]}")}</div>' for n, (name, title, text) in enumerate(STEPS, 1))
     more = " ".join(link(name, title) for name, title in MORE)
     return (f'<div class="ds-steps">{steps}</div><h3>Below these</h3><p class="ds-map">{more}</p>'
             f'<p class="ds-note">The links open the published course. Without a network, <code>deepswap lab</code> opens the same chapters here, ready to run.</p>')
