@@ -165,7 +165,7 @@ clothes_stripes 0  1  0   rare:.25  contrast of stripes
 # %% ../nbs/01_people.ipynb #2adc128d
 SCENE = fields('''
 yaw           -35 35  0   bell     degrees, positive turns to the right of the picture
-pitch         -20 20  0   bell     degrees, positive looks up
+pitch         -15 15  0   bell     degrees, positive looks up
 roll          -15 15  0   bell     degrees, positive turns anticlockwise
 smile          -1  1  0   bell     sad to laughing
 mouth_open      0  1  0   low      closed to wide open mouth
@@ -179,7 +179,7 @@ light_power    .5 1.1 .8  bell     strength of the key light
 light_warmth   -1  1  .1  bell     blue to golden key light
 ambient       .25 .75 .5  bell     strength of the light from everywhere
 rim             0  1  .3  uniform  strength of the light from behind
-zoom         .75 1.15 1   bell     size of the face in the frame
+zoom          .7 1.05 1   bell     size of the face in the frame
 shift_x      -.15 .15 0   bell     face to the left or right, in half pictures
 shift_y      -.15 .15 0   bell     face down or up, in half pictures
 bg_kind         0  5  1   choice   plain, gradient, lights, stripes, room, landscape
@@ -193,7 +193,7 @@ occluder        0  6  0   switch:.22 none, hand, microphone, mask, bar, ball, fl
 occluder_x     -1  1  0   uniform  place of the occluder, across
 occluder_y     -1  1  0   uniform  place of the occluder, up
 occluder_hue    0  1  .5  uniform  hue of the occluder
-grey            0  1  0   switch:.1  coloured or grey picture
+grey            0  1  0   switch:.08 coloured or grey picture
 watermark       0  1  0   rare:.15 strength of the watermark
 filter          0  1  0   rare:.2  strength of the coloured filter
 filter_hue      0  1  .5  uniform  hue of the filter
@@ -817,12 +817,12 @@ def hairline(cv, u, v, w, clump, strand, curls):
     s, c = cv.p.style, cv.cut
     open_, thick = 1 - s.fringe, (c.thick > .02).float()
     x = u - col(.26 * s.hair_part)
-    line = .50 + .05 * cv.p.identity.forehead + .07 * s.hair_line - .30 * s.fringe * thick
+    line = .50 + .05 * cv.p.identity.forehead + .07 * s.hair_line - .27 * s.fringe * thick
     away = torch.where(s.hair_part > 0, -1., 1.)                                     # hair falls away from the parting
     front = v - col(line) - u * u * col(.35 * open_)
     front += (clump * .6 + strand * .7).mul_(col(.006 + .02 * thick + .02 * s.fringe))
-    front += ((x * col(away)).clamp_(min=-.04) + .04).mul_(col(.30 * thick * open_ * (1 - c.part)))
-    front += (x * x + .004).sqrt_().mul_(col(.75 * c.part * open_))                   # a curtain on both sides of it
+    front += ((x * col(away)).clamp_(min=-.04) + .04).mul_(col(.22 * thick * open_ * (1 - c.part)))
+    front += (x * x + .004).sqrt_().mul_(col(.80 * c.part * open_))                   # a curtain on both sides of it
     side = (col(c.side + .06) + v.clamp(min=-.1) * .45 - w + clump * .012).mul_(.8)
     grow = torch.maximum(smax(front, side, .10), (.012 - cv.head_d).mul_(2))         # beyond the skull's outline all is hair
     behind_ear = (-.12 - w).mul_(1.5)
@@ -1136,9 +1136,9 @@ def obstacle_tone(cv, on, kind, facing, x, y):
     return torch.lerp(c, torch.full_like(c, .8), stripes[:, None] * .8)
 
 def surgical_mask(cv, on):
-    "Opacity and colour of a mask over nose and mouth."
+    "Opacity and colour of a mask that was pulled down to the chin."
     (u, v, w), an = (m[on] for m in cv.uvw), cv.an
-    inside = torch.minimum(col(an.nose_y[on]) - .075 - .15 * u * u - v, torch.minimum(.78 + v, .43 - u.abs() + .1 * v))
+    inside = torch.minimum(col(an.mouth_y[on]) - .15 * u * u - v, torch.minimum(.78 + v, .43 - u.abs() + .1 * v))
     cloth = linear(torch.lerp(torch.tensor(.85, device=u.device), hue(cv.p.scene.occluder_hue[on]), .35))
     tone = cloth[:, :, None, None] * (.86 + .10 * torch.sin(v * 40))[:, None] * cv.light[on]
     return ramp(inside, cv.px[on]) * cv.head_a[on] * ramp(w, .1) * (1 - cv.hair_a[on]), tone
@@ -1191,12 +1191,12 @@ def effects(cv, img):
     on = (s.watermark > 0).nonzero()[:, 0]
     if len(on):
         lines = torch.sin((cv.x + cv.y) * 9)
-        glyphs = ramp(lines - .75, .1) * ramp(torch.sin((cv.x - cv.y) * 40 + 3 * lines) + .2, .3)
-        img[on] = torch.lerp(img[on], torch.ones_like(img[on]), glyphs * .32 * four(s.watermark[on]))
+        glyphs = ramp(lines - .6, .1) * ramp((cv.y - .05).abs() - .5, .1) * ramp(torch.sin((cv.x - cv.y) * 40 + 3 * lines) + .2, .3)
+        img[on] = torch.lerp(img[on], torch.ones_like(img[on]), glyphs * .4 * four(s.watermark[on]))
     on = (s.filter > 0).nonzero()[:, 0]
     if len(on):
         tint = (hue(s.filter_hue[on]) * .65 + .5)[:, :, None, None]
-        img[on] = torch.lerp(img[on], (img[on] * .85 + .08) * tint, four(s.filter[on]) * .5)
+        img[on] = torch.lerp(img[on], (img[on] * .85 + .08) * tint, four(s.filter[on]) * .36)
     on = (s.grey > .5).nonzero()[:, 0]
     if len(on): img[on] = (img[on] * rgb(.3, .59, .11, like=img)[:, None, None]).sum(1, keepdim=True).clamp_(min=0).pow(1.4).expand(-1, 3, -1, -1)
     on = (s.noise > 0).nonzero()[:, 0]
@@ -1286,11 +1286,15 @@ def fair(
     scene:Scene,
     share:float=.5, # of yaw, pitch and roll that is left where a picture is spoilt
 )->Scene:
-    "One difficulty at a time: spoilt pictures (grey, watermark, filter, blur, mask) look towards the camera, and only the others are blurred."
-    marked = (scene.grey + scene.watermark + scene.filter) > 0
-    spoilt = marked | (scene.blur > .3) | (scene.occluder.round() == OCCLUDERS.index('mask'))
-    front = calm(scene, dict(yaw=share, pitch=share, roll=share)).values
-    return Scene(torch.where(spoilt[:, None], front, scene.values)).replace(blur=scene.blur * ~marked)
+    "One difficulty at a time: an obstacle, grey, a filter, a watermark, blur or noise; and spoilt pictures look towards the camera."
+    taken, kept = torch.zeros(len(scene), dtype=torch.bool, device=scene.values.device), {}
+    for name in ('occluder', 'grey', 'filter', 'watermark', 'blur', 'noise'):
+        value = getattr(scene, name)
+        kept[name] = torch.where(taken, torch.zeros_like(value), value)
+        taken = taken | (value > 0)
+    scene = scene.replace(**kept)
+    spoilt = (scene.grey + scene.watermark + scene.filter + scene.blur > .2) | (scene.occluder.round() == OCCLUDERS.index('mask'))
+    return Scene(torch.where(spoilt[:, None], calm(scene, dict(yaw=share, pitch=share, roll=share)).values, scene.values))
 
 def natural(identity:Identity, style:Style)->tuple: # identity, style
     "Dark skin mostly goes with dark hair, brows and eyes; who has a beard wears no lipstick."
