@@ -12,9 +12,8 @@ import math
 
 import torch
 import torch.nn.functional as F
-from fastcore.basics import patch, store_attr
 
-from .core import CANONICAL5, UsageError
+from .core import CANONICAL5, UsageError, patch
 from .faces import (ANGLES, brow_cap, egg_radius, mirror_landmarks, apply_affine, face_frame, face_mask, invert_affine, outline_distance,
                             outline_points, parallax, pixel_grid, refine_landmarks, sample, similarity, smoothstep)
 
@@ -305,7 +304,8 @@ class ClassicalSwapper:
         mirror:bool=True, # flip a source that looks the other way
         device="auto", # of the landmark network
     ):
-        store_attr()
+        self.feather, self.light, self.keep, self.screen = feather, light, keep, screen
+        self.eyes, self.mirror, self.device = eyes, mirror, device
 
     @torch.no_grad()
     def __call__(self,

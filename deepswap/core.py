@@ -6,7 +6,7 @@
 __all__ = ['FORMATS', 'MAX_PIXELS', 'ARCFACE5', 'CANONICAL5', 'DeepswapError', 'UsageError', 'DeviceError', 'ImageError',
            'NoFaceError', 'SeveralFacesError', 'DataError', 'WeightsError', 'TrainingError', 'OutputError',
            'read_image', 'to_tensor', 'to_uint8', 'to_pil', 'canonical_points', 'atomic_path', 'write_image',
-           'write_text', 'write_json', 'pick_device', 'seed_everything', 'is_fast', 'budget', 'cache_dir']
+           'write_text', 'write_json', 'pick_device', 'seed_everything', 'is_fast', 'budget', 'patch', 'cache_dir']
 
 # %% ../nbs/00_core.ipynb #41ee9db2
 import errno
@@ -226,6 +226,16 @@ def is_fast()->bool:
 def budget(fast, full):
     "The first value in fast mode, else the second."
     return fast if is_fast() else full
+
+# %% ../nbs/00_core.ipynb #6ed7d62c
+def patch(
+    f, # a function whose first argument is annotated with a class
+):
+    "Make a function a method of the class that its first argument is annotated with."
+    cls = next(iter(f.__annotations__.values()))
+    f.__qualname__ = f"{cls.__name__}.{f.__name__}"
+    setattr(cls, f.__name__, f)
+    return f
 
 # %% ../nbs/00_core.ipynb #7e9937e4
 def cache_dir(

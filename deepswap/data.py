@@ -23,12 +23,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fastcore.basics import patch
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from .core import CANONICAL5, DataError, DeepswapError, cache_dir, pick_device, read_image, to_tensor, write_json
+from .core import CANONICAL5, DataError, DeepswapError, cache_dir, patch, pick_device, read_image, to_tensor, write_json
 from .people import ATTRIBUTES, attributes, render, sample_people
 
 # %% ../nbs/03_data.ipynb #7a7caa32

@@ -18,9 +18,8 @@ import threading
 import time
 
 import torch
-from fastcore.basics import patch
 
-from .core import UsageError, to_pil
+from .core import UsageError, patch, to_pil
 
 # %% ../nbs/02_show.ipynb #9656a667
 _CVD = {"none": torch.eye(3),

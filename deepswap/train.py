@@ -34,12 +34,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from .core import (DataError, DeviceError, OutputError, TrainingError, UsageError, WeightsError,
+from .core import (DataError, DeviceError, OutputError, TrainingError, UsageError, WeightsError, patch,
                            atomic_path, pick_device, seed_everything, write_image, write_text)
 
 # %% ../nbs/04_train.ipynb #d97d1b5a
