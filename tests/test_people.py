@@ -211,9 +211,9 @@ def test_bad_input_is_one_clear_sentence(wrong, words):
 @pytest.mark.slow
 def test_mtcnn_finds_hard_faces():
     from facenet_pytorch import MTCNN
-    x = render(sample_people(100, "hard", seed=41), 160).image
+    x = render(sample_people(100, "hard", seed=41), 192).image
     frames = ((x + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-    mtcnn = MTCNN(device="cpu", min_face_size=48, keep_all=True)
+    mtcnn = MTCNN(device="cpu", keep_all=True)
     found = sum(mtcnn.detect(f)[0] is not None for f in frames)
     assert found >= 97, found
 
