@@ -229,12 +229,13 @@ def budget(fast, full):
 
 # %% ../nbs/00_core.ipynb #6ed7d62c
 def patch(
-    f, # a function whose first argument is annotated with a class
+    f, # a function, property or class method whose first argument is annotated with a class
 ):
     "Make a function a method of the class that its first argument is annotated with."
-    cls = next(iter(f.__annotations__.values()))
-    f.__qualname__ = f"{cls.__name__}.{f.__name__}"
-    setattr(cls, f.__name__, f)
+    plain = getattr(f, "fget", getattr(f, "__func__", f))
+    cls = next(iter(plain.__annotations__.values()))
+    plain.__qualname__ = f"{cls.__name__}.{plain.__name__}"
+    setattr(cls, plain.__name__, f)
     return f
 
 # %% ../nbs/00_core.ipynb #7e9937e4

@@ -132,7 +132,8 @@ def _map_files(self:PixelStore, folder:Path):
         except OSError as e: raise DataError(f"The picture cache in {folder} can't be made ({e.strerror}: {length / 1e6:.0f} MB); free some room, or use cache='memory'.") from None
     return mapped("pixels.u8", np.uint8, self.shape), mapped("present.u8", np.bool_, (self.room,)), mapped("original.i32", np.int32, (self.n, 2))
 
-@patch(as_prop=True)
+@patch
+@property
 def memory_mb(self:PixelStore)->float:
     "Megabytes of pictures that are kept now."
     return int(self.present.sum()) * int(np.prod(self.shape[1:])) / 2**20
