@@ -25,9 +25,8 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 
-from fastcore.basics import patch
 
-from .core import UsageError
+from .core import UsageError, patch
 
 # %% ../nbs/01_people.ipynb #d1bc7cab
 def normals(
@@ -269,7 +268,8 @@ def lerp(self:Params,
     kinds = torch.tensor([f.kind in ('choice', 'switch') for f in self.FIELDS], device=out.device)
     return type(self)(torch.where(kinds, torch.where(t < .5, self.values, other.values), out))
 
-@patch(cls_method=True)
+@patch
+@classmethod
 def sample(cls:Params,
     n:int, # how many
     seed:int=0, # the first rows are the same for every n
