@@ -209,7 +209,7 @@ def _holds(
 )->bool:
     "Would the mark be found, and all bits be read, after JPEG 50, at half size, and after what a messenger does (shrink, JPEG 75)?"
     c, grey = comb(key), Image.fromarray(y.round().clamp(0, 255).byte().numpy())
-    messenger = min(1., max(0.5, 256 / max(y.shape)))
+    messenger = min(1., max(0.5, 320 / max(y.shape)))
     for quality, scale in ((50, 1.), (None, 0.5), (75, messenger)):
         z = damage(grey, "resize", scale)
         z = damage(z, "jpeg", quality) if quality else z
