@@ -36,20 +36,22 @@ def speed(people, size, compile=False, rounds=3):
 
 
 def memory(device, chunk, n, size=64):
-    "Megabytes that drawing n pictures in chunks needs on top, in a fresh process (resident memory, or memory of the GPU)."
+    "Megabytes that drawing n pictures in chunks needs besides the pictures themselves, in a fresh process (resident memory, or memory of the GPU)."
     code = f"""
-import sys, resource, torch
+import sys, torch
 sys.path.insert(0, {str(Path(__file__).resolve().parents[1])!r})
 from deepswap.people import render, sample_people
 p = sample_people({n}, 'easy', seed=1).to({str(device)!r})
 cuda = p.device.type == 'cuda'
+def status(key): return int(next(line for line in open('/proc/self/status') if line.startswith(key)).split()[1])
 render(p[:1], {size})
 if cuda: torch.cuda.reset_peak_memory_stats()
-a = torch.cuda.max_memory_allocated() / 1024 if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+else: open('/proc/self/clear_refs', 'w').write('5')          # Linux: start the high-water mark anew
+a = torch.cuda.memory_allocated() / 1024 if cuda else status('VmRSS')
 r = render(p, {size}, chunk={chunk})
-b = torch.cuda.max_memory_allocated() / 1024 if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+b = torch.cuda.max_memory_allocated() / 1024 if cuda else status('VmHWM')
 out = sum(t.numel() * t.element_size() for t in (r.image, r.mask, r.parts, r.landmarks)) / 1024
-print((b - a - 2 * out) / 1024)
+print((b - a - out) / 1024)
 """
     return round(float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout), 1)
 

@@ -25,8 +25,9 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 
+from fastcore.basics import patch
 
-from .core import UsageError, patch
+from .core import UsageError
 
 # %% ../nbs/01_people.ipynb #d1bc7cab
 def normals(
@@ -188,11 +189,11 @@ bg_color        0  1  .3  bell     grey to colourful background
 bg_light        0  1  .6  uniform  dark to light background
 blur            0  1  0   rare:.2  lens blur
 noise           0  1  0   rare:.25 sensor noise
-occluder        0  6  0   switch:.22 none, hand, microphone, mask, bar, ball, flag
+occluder        0  6  0   switch:.2  none, hand, microphone, mask, bar, ball, flag
 occluder_x     -1  1  0   uniform  place of the occluder, across
 occluder_y     -1  1  0   uniform  place of the occluder, up
 occluder_hue    0  1  .5  uniform  hue of the occluder
-grey            0  1  0   switch:.08 coloured or grey picture
+grey            0  1  0   switch:.06 coloured or grey picture
 watermark       0  1  0   rare:.15 strength of the watermark
 filter          0  1  0   rare:.2  strength of the coloured filter
 filter_hue      0  1  .5  uniform  hue of the filter
@@ -268,8 +269,7 @@ def lerp(self:Params,
     kinds = torch.tensor([f.kind in ('choice', 'switch') for f in self.FIELDS], device=out.device)
     return type(self)(torch.where(kinds, torch.where(t < .5, self.values, other.values), out))
 
-@patch
-@classmethod
+@patch(cls_method=True)
 def sample(cls:Params,
     n:int, # how many
     seed:int=0, # the first rows are the same for every n
@@ -1192,7 +1192,7 @@ def effects(cv, img):
     if len(on):
         lines = torch.sin((cv.x + cv.y) * 9)
         glyphs = ramp(lines - .6, .1) * ramp((cv.y - .05).abs() - .5, .1) * ramp(torch.sin((cv.x - cv.y) * 40 + 3 * lines) + .2, .3)
-        img[on] = torch.lerp(img[on], torch.ones_like(img[on]), glyphs * .4 * four(s.watermark[on]))
+        img[on] = torch.lerp(img[on], torch.ones_like(img[on]), glyphs * .32 * four(s.watermark[on]))
     on = (s.filter > 0).nonzero()[:, 0]
     if len(on):
         tint = (hue(s.filter_hue[on]) * .65 + .5)[:, :, None, None]
@@ -1262,8 +1262,12 @@ def render(
     big = size * supersample
     chunk = chunk or max(1, 2 ** (23 if people.device.type == 'cuda' else 17) // big ** 2)
     drawing = _compiled() if compile else draw_pictures
-    out = [drawing(people[k:k + chunk], big) for k in range(0, len(people), chunk)]
-    image, mask, parts, points = (torch.cat([getattr(o, n) for o in out]) for n in ('image', 'mask', 'parts', 'landmarks'))
+    names, full = ('image', 'mask', 'parts', 'landmarks'), None
+    for k in range(0, len(people), chunk):
+        part = [getattr(drawn, n) for drawn in (drawing(people[k:k + chunk], big),) for n in names]
+        full = full or [t.new_empty(len(people), *t.shape[1:]) for t in part]
+        for whole, t in zip(full, part): whole[k:k + chunk] = t
+    image, mask, parts, points = full
     if supersample > 1:
         image, mask = F.avg_pool2d(image, supersample), F.avg_pool2d(mask, supersample)
         parts, points = parts[:, ::supersample, ::supersample].contiguous(), points / supersample
@@ -1293,7 +1297,7 @@ def fair(
         kept[name] = torch.where(taken, torch.zeros_like(value), value)
         taken = taken | (value > 0)
     scene = scene.replace(**kept)
-    spoilt = (scene.grey + scene.watermark + scene.filter + scene.blur > .2) | (scene.occluder.round() == OCCLUDERS.index('mask'))
+    spoilt = (scene.grey + scene.watermark + scene.filter + scene.blur > .2) | (scene.occluder > 0)
     return Scene(torch.where(spoilt[:, None], calm(scene, dict(yaw=share, pitch=share, roll=share)).values, scene.values))
 
 def natural(identity:Identity, style:Style)->tuple: # identity, style
