@@ -1,6 +1,8 @@
 "What every test has at hand."
 
+import atexit
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -8,7 +10,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("DEEPSWAP_FAST", "1")
-os.environ.setdefault("DEEPSWAP_CACHE", tempfile.mkdtemp(prefix="deepswap-test-cache-"))
+if "DEEPSWAP_CACHE" not in os.environ:
+    os.environ["DEEPSWAP_CACHE"] = tempfile.mkdtemp(prefix="deepswap-test-cache-")
+    atexit.register(shutil.rmtree, os.environ["DEEPSWAP_CACHE"], ignore_errors=True)
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -100,6 +100,7 @@ def build_plain(out):
         page, title = titles[name]
         up = "../" * (len(page.parts) - 1)
         body, _ = exporter.from_notebook_node(prepare(nb, fm, base, up))
+        body = re.sub(r'(<h\d id="|class="anchor-link" href="#)([^"]+)', lambda m: m[1] + m[2].lower(), body)  # as Quarto names them
         (out / page).parent.mkdir(parents=True, exist_ok=True)
         (out / page).write_text(
             f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
