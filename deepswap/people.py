@@ -25,9 +25,8 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 
-from fastcore.basics import patch
 
-from .core import UsageError
+from .core import UsageError, patch
 
 # %% ../nbs/01_people.ipynb #d1bc7cab
 def normals(
@@ -43,8 +42,13 @@ def normals(
     return nx.mul_(nz), ny.mul_(nz), nz
 
 # %% ../nbs/01_people.ipynb #116c80d6
-def col(t): return t.reshape(-1, 1, 1)                                 # (B,) -> (B,1,1), to meet maps (B,H,W)
-def ramp(x, width): return (x / width + .5).clamp_(0, 1)               # 0 to 1 over `width`: coverage of a pixel
+def col(t):
+    "(B,) to (B,1,1), to meet maps (B,H,W)."
+    return t.reshape(-1, 1, 1)
+
+def ramp(x, width):
+    "0 to 1 over `width`, 0.5 at 0: how much of a pixel an edge covers."
+    return (x / width + .5).clamp_(0, 1)
 
 def smax(
     a:torch.Tensor, # any shape
@@ -269,7 +273,8 @@ def lerp(self:Params,
     kinds = torch.tensor([f.kind in ('choice', 'switch') for f in self.FIELDS], device=out.device)
     return type(self)(torch.where(kinds, torch.where(t < .5, self.values, other.values), out))
 
-@patch(cls_method=True)
+@patch
+@classmethod
 def sample(cls:Params,
     n:int, # how many
     seed:int=0, # the first rows are the same for every n
@@ -505,9 +510,17 @@ def palette(
     i = x.floor().clamp(max=len(c) - 2).long()
     return torch.lerp(c[i], c[i + 1], (x - i)[:, None])
 
-def rgb(r, g, b, like): return torch.tensor([r, g, b], device=like.device)
-def hue(h): return torch.cos(2 * math.pi * (h[..., None] - torch.arange(3, device=h.device) / 3)) * .5 + .5    # (...) in [0,1] -> (...,3)
-def linear(c): return c * c
+def rgb(r, g, b, like):
+    "A colour (3,) in [0, 1] on the device of `like`."
+    return torch.tensor([r, g, b], device=like.device)
+
+def hue(h):
+    "Hues (...) in [0, 1] to full colours (...,3)."
+    return torch.cos(2 * math.pi * (h[..., None] - torch.arange(3, device=h.device) / 3)) * .5 + .5
+
+def linear(c):
+    "Display values to light, with a gamma of 2."
+    return c * c
 
 def paint(
     img:torch.Tensor, # (B,3,...) is changed
@@ -518,7 +531,9 @@ def paint(
     if color.ndim < img.ndim: color = color.expand(len(img), 3).reshape(len(img), 3, *[1] * (img.ndim - 2))
     return img.lerp_(color, alpha[:, None])
 
-def canvas_of(cv, color): return color[:, :, None, None].expand(-1, -1, *cv.shape).clone()                     # (B,3) -> (B,3,S,S)
+def canvas_of(cv, color):
+    "A colour each (B,3) to pictures (B,3,S,S)."
+    return color[:, :, None, None].expand(-1, -1, *cv.shape).clone()
 
 # %% ../nbs/01_people.ipynb #10fd48de
 SKIN = ((.97, .86, .80), (.96, .80, .70), (.91, .72, .59), (.82, .61, .47), (.69, .49, .36), (.54, .37, .28), (.41, .28, .22))
@@ -588,7 +603,9 @@ def five_points(
         w = new if k else (w + new) / 2
     return cv.cam.project(torch.stack([u, v, w], -1))
 
-def to_pixels(xy, size): return torch.stack([xy[..., 0] + 1, 1 - xy[..., 1]], -1) * (size / 2)     # pixel centres at + 0.5
+def to_pixels(xy, size):
+    "Picture plane (...,2) in [-1, 1], y up, to pixels, y down, centres at + 0.5."
+    return torch.stack([xy[..., 0] + 1, 1 - xy[..., 1]], -1) * (size / 2)
 
 @torch.no_grad()
 def landmarks(
@@ -620,7 +637,9 @@ class Window:
         idx = self.idx if k == 2 else self.idx[:, None].expand(-1, 3, -1)
         m.flatten(k - 1).scatter_add_(k - 1, idx, change.flatten(k - 1))
 
-def four(t): return t.reshape(-1, 1, 1, 1)                              # (B,) -> (B,1,1,1), to meet patches (B,n,h,w)
+def four(t):
+    "(B,) to (B,1,1,1), to meet patches (B,n,h,w)."
+    return t.reshape(-1, 1, 1, 1)
 
 # %% ../nbs/01_people.ipynb #569bb51d
 HAIR = ((.045, .035, .035), (.13, .08, .055), (.27, .165, .10), (.44, .29, .17), (.66, .48, .27), (.86, .72, .46))
@@ -1001,7 +1020,9 @@ def occlusion(cv, l):
     return both[:, 0], both[:, 1]
 
 # %% ../nbs/01_people.ipynb #782b862a
-def dot_map(nx, ny, nz, v): return torch.addcmul(torch.addcmul(nx * col(v[:, 0]), ny, col(v[:, 1])), nz, col(v[:, 2]))
+def dot_map(nx, ny, nz, v):
+    "Scalar product of a map of vectors, three times (B,H,W), with one vector each (B,3)."
+    return torch.addcmul(torch.addcmul(nx * col(v[:, 0]), ny, col(v[:, 1])), nz, col(v[:, 2]))
 
 def highlights(cv, n, l, ndl, shadow):
     "Light reflected by skin, hair, eyes and lips, and the rim of light from behind: (B,S,S)."
