@@ -7,7 +7,6 @@ there: the small autoencoder of chapter 04, fed by a warm loader, with and witho
 """
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -15,7 +14,6 @@ import tempfile
 import time
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch  # noqa: E402
 

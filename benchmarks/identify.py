@@ -14,12 +14,10 @@ pictures, which are drawn, used once and forgotten. On two busy cores this learn
 import argparse
 import json
 import math
-import os
 import sys
 import time
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")      # threads that wait must not spin: on a shared machine that costs most of the speed
 
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402

@@ -4,13 +4,11 @@ python benchmarks/people.py [--device auto] [--faces 1000] [--size 160] [--no-fi
 """
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch  # noqa: E402
 
