@@ -120,6 +120,7 @@ class PixelStore:
 
     def get(self, i:torch.Tensor)->torch.Tensor: return self.pixels[i.to(self.pixels.device)]
 
+# %% ../nbs/03_data.ipynb #a1c05e04
 @patch
 def _map_files(self:PixelStore, folder:Path):
     "Three memory-mapped files with their whole length reserved, so that a full disk is an error here and not a crash later."

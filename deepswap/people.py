@@ -1328,6 +1328,7 @@ def natural(identity:Identity, style:Style)->tuple: # identity, style
     return (identity.replace(iris_color=identity.iris_color * dark, brow_tone=identity.brow_tone * dark),
             style.replace(hair_tone=style.hair_tone * dark, hair_red=style.hair_red * dark, makeup=style.makeup * shaved))
 
+# %% ../nbs/01_people.ipynb #a1c05e02
 def sample_people(
     n:int, # people
     preset:str='easy', # 'easy' or 'hard'

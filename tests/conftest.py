@@ -30,3 +30,14 @@ def shared():
 @pytest.fixture(scope="session")
 def repo():
     return ROOT
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    "Many small operations, MTCNN's among them: threads only contend."
+    import torch
+
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)

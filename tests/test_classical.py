@@ -14,13 +14,7 @@ from deepswap.faces import face_frame, face_mask, find_faces, outline_distance, 
 from deepswap.people import exact_swap, render, sample_people
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    "Many small operations: threads only contend."
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def plain(people, **scene):

@@ -28,13 +28,7 @@ def checked(folder):
     return [(r["file"], r["mtcnn_faces_p>=0.95"]) for r in rows if r["file"].startswith(folder) and os.path.exists(os.path.join(STILLS, r["file"]))]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    "MTCNN on contended threads is many times slower."
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

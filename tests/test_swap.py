@@ -16,13 +16,7 @@ from deepswap.swap import SWAPPERS, Photo, get_swapper, open_photo, swap_photo
 from test_faces import checked
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    "MTCNN on contended threads is many times slower."
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
