@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'CELEBA_CROP', 'LFW_FOLDERS', 'VIDEO_SUFFIXES', 'Batch', 'Pairs', 'quantise', 'dequantise', 'Faces',
            'PixelStore', 'ProceduralFaces', 'FileFaces', 'square', 'FolderFaces', 'PeopleFolders', 'CelebAFaces',
-           'LFWFaces', 'video_frames', 'VideoFaces', 'open_faces', 'Subset', 'split_people', 'sharpness', 'dhash',
-           'hash_distance', 'QualityReport', 'quality_filter', 'warp_grid', 'identity_grid', 'Augment', 'Loader',
-           'batches', 'PairLoader']
+           'LFWFaces', 'video_frames', 'VideoFaces', 'procedural_people', 'open_faces', 'Subset', 'split_people',
+           'sharpness', 'dhash', 'hash_distance', 'QualityReport', 'quality_filter', 'warp_grid', 'identity_grid',
+           'Augment', 'Loader', 'batches', 'PairLoader']
 
 # %% ../nbs/03_data.ipynb #678ad6d0
 import hashlib
@@ -28,7 +28,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .core import CANONICAL5, DataError, DeepswapError, cache_dir, patch, pick_device, read_image, to_tensor, write_json
-from .people import ATTRIBUTES, attributes, render, sample_people
+from .people import ATTRIBUTES, People, attributes, render, sample_people
 
 # %% ../nbs/03_data.ipynb #7a7caa32
 @dataclass
@@ -152,11 +152,12 @@ class ProceduralFaces(Faces):
         device="cpu", # where they are drawn
         cache:str|None="memory", # keep drawn pictures as bytes; None: draw them anew each time
         budget_mb:float=1024, # for the cache
+        people:People=None, # draw exactly these instead
     ):
         if n_people < 1 or scenes < 1: raise DataError(f"{n_people} people with {scenes} pictures each were asked for; give at least 1 and 1.")
         device = pick_device(device)
-        self.people = sample_people(n_people, preset=preset, seed=seed, scenes=scenes).to(device)
-        super().__init__([f"person {p} #{k % scenes}" for k, p in enumerate(self.people.person.tolist())], size)
+        self.people = (sample_people(n_people, preset=preset, seed=seed, scenes=scenes) if people is None else people).to(device)
+        super().__init__([f"person {p} #{k % scenes if people is None else k}" for k, p in enumerate(self.people.person.tolist())], size)
         self.person, self.attributes, self.attribute_names = self.people.person.cpu(), attributes(self.people).float().cpu(), tuple(ATTRIBUTES)
         self.original = torch.full((len(self), 2), size, dtype=torch.int32)
         self.store = PixelStore(len(self), size, budget_mb if cache else 0, device)
@@ -520,14 +521,55 @@ class VideoFaces(Faces):
 
     def _pixels(self, i): return self.pixels[i], i
 
+# %% ../nbs/03_data.ipynb #9ef9479a
+def procedural_people(
+    spec:str="", # words and settings between commas: 'smiling,no-hat,preset=hard,n=500,scenes=4,seed=3', or 'person=7'
+    n_people:int=1000, # people, where `n` does not say
+    scenes:int=1, # pictures of each, where `scenes` does not say
+    tries:int=60, # how often to sample as many people again in search of rare ones
+)->People: # n x scenes pictures
+    "Procedural people by description; raises `DataError` for a word that means nothing, or a combination too rare to find."
+    words = [w.strip() for w in spec.split(",") if w.strip()]
+    known = {"n": n_people, "scenes": scenes, "seed": 0, "preset": "easy", "person": None}
+    for key, value in (w.split("=", 1) for w in words if "=" in w):
+        if key not in known or (key != "preset" and not value.isdigit()): raise DataError(f"{key}={value} says nothing about procedural people; the settings are n, scenes, seed and person with a number, and preset=easy or hard.")
+        known[key] = value if key == "preset" else int(value)
+    wanted = {w.removeprefix("no-"): not w.startswith("no-") for w in words if "=" not in w}
+    if odd := wanted.keys() - set(ATTRIBUTES): raise DataError(f"{sorted(odd)[0]!r} is no attribute of the procedural people; choose from {', '.join(ATTRIBUTES)}.")
+    return _matching(known, wanted, tries)
+
+# %% ../nbs/03_data.ipynb #4c610961
+def _matching(known:dict, wanted:dict, tries:int)->People:
+    "Sample until enough pictures have what is wanted."
+    n, scenes, seed, preset, person = known.values()
+    if n < 1 or scenes < 1: raise DataError(f"{n} people with {scenes} pictures each were asked for; give at least 1 and 1.")
+    def draw(k):
+        "Others each time; or the same person, in other scenes."
+        if person is None: return sample_people(n, preset, seed + 7919 * k, scenes)
+        who, where = sample_people(1, preset, 10**6 + person), sample_people(1, preset, seed + 7919 * k, n * scenes)
+        return People(who.identity.repeat(n * scenes), who.style.repeat(n * scenes), where.scene, torch.zeros(n * scenes, dtype=torch.long))
+    columns = [ATTRIBUTES.index(w) for w in wanted]
+    found, count = [], 0
+    for k in range(tries if wanted else 1):
+        some = draw(k)
+        good = (attributes(some)[:, columns] == torch.tensor([float(v) for v in wanted.values()])).all(1).nonzero()[:, 0]
+        some = some[good]
+        found.append(People(some.identity, some.style, some.scene, some.person + n * k * (person is None))); count += len(good)
+        if count >= n * scenes: break
+    if count < n * scenes: raise DataError(f"Only {count} of {tries * n * scenes} procedural pictures are {' and '.join(w if v else 'not ' + w for w, v in wanted.items())}, and {n * scenes} were asked for; ask for fewer with n=, or drop a condition.")
+    return People.cat(found)[:n * scenes]
+
 # %% ../nbs/03_data.ipynb #29d71adf
 def open_faces(
-    source, # 'procedural', or a path: folder of pictures, folder of people, CelebA, LFW, a video
+    source, # 'procedural', 'procedural:smiling,n=500', or a path: folder of pictures, folder of people, CelebA, LFW, a video
     size:int=64, # side in pixels
     **kwargs, # for the data set's class
 )->Faces:
     "The right data set for what is there."
     if str(source) == "procedural": return ProceduralFaces(size=size, **kwargs)
+    if str(source).startswith("procedural:"):
+        n, scenes = kwargs.pop("n_people", 1000), kwargs.pop("scenes", 1)
+        return ProceduralFaces(size=size, people=procedural_people(str(source).partition(":")[2], n, scenes), **kwargs)
     path = Path(source)
     if not path.exists(): raise DataError(f"There is nothing at {path}; give a folder of pictures, a video, or 'procedural'.")
     if path.is_file():

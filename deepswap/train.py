@@ -73,6 +73,7 @@ class Method(nn.Module):
     name = None # on the command line and in checkpoints
     monitor = None # the loss that `best.safetensors` and `DropOnPlateau` watch; None: none
     averaged = None # names of the networks that an EMA follows; None: all
+    options = {} # constructor argument that `run` and the command line offer → what it does, in a few words
     unused_parameters = False # True if some steps leave trainable parameters out; several processes must know
     def __init__(self,
         **config, # everything needed to build it again, as JSON can hold it
@@ -80,7 +81,7 @@ class Method(nn.Module):
         super().__init__()
         self.config = config
     @classmethod
-    def for_size(cls, size:int)->"Method": "The method for pictures of this size, as `run` makes it."; return cls(size=size)
+    def for_size(cls, size:int, **options)->"Method": "The method for pictures of this size, as `run` makes it."; return cls(size=size, **options)
     def networks(self)->dict: "Name → network; each is an attribute called through its `forward`."; return dict(self.named_children())
     def optimizers(self)->dict: "Name → optimizer."; raise NotImplementedError
     def schedules(self)->dict: "Name → schedule of that optimizer's rate; constant where it is missing."; return {}
@@ -116,6 +117,7 @@ def frozen(
 class ToyGAN(Method):
     "A GAN on points of the plane: two small networks, the non-saturating loss, `k` discriminator steps."
     name, averaged = "toy-gan", ("generator",)
+    options = {"width": "neurons in each hidden layer", "noise": "length of the random code", "k": "discriminator steps per generator step"}
     def __init__(self, width:int=64, noise:int=4, k:int=1, lr_g:float=1e-3, lr_d:float=1e-3):
         super().__init__(width=width, noise=noise, k=k, lr_g=lr_g, lr_d=lr_d)
         self.generator, self.discriminator = mlp(noise, width, width, 2), mlp(2, width, width, 1)
@@ -134,7 +136,7 @@ class ToyGAN(Method):
     def preview(self, batch):
         return draw_points(batch, self.generator(self.noise(500)))[None]
     @classmethod
-    def for_size(cls, size): return cls()
+    def for_size(cls, size, **options): return cls(**options)
     def loader(self, data, size, batch, seed, prefetch=0): return RingOfGaussians(batch, seed=seed), RingOfGaussians(seed=seed + 1).sample(500)
 
 # %% ../nbs/04_train.ipynb #dc8af5f7
@@ -1060,6 +1062,7 @@ def images_of(batch)->torch.Tensor: # (B, 3, H, W)
 class AutoencoderMethod(Method):
     "Learns to draw a picture from a short code of it."
     name, monitor = "autoencoder", "l1"
+    options = {"width": "channels after the first convolution", "code": "numbers that a face is squeezed into", "lr": "learning rate"}
     def __init__(self, size:int=64, width:int=32, code:int=128, lr:float=2e-3):
         super().__init__(size=size, width=width, code=code, lr=lr)
         self.autoencoder = FaceAutoencoder(size, width, code)
@@ -1080,7 +1083,7 @@ def face_loader(
 )->tuple: # (endless loader, a batch to preview)
     "Faces for `run`: a thousand procedural people in four scenes each, or what is in a folder."
     from deepswap.data import batches, open_faces
-    more = {"n_people": 1000, "scenes": 4} if str(data) == "procedural" else {}
+    more = {"n_people": 1000, "scenes": 4} if str(data).partition(":")[0] == "procedural" else {}
     faces = open_faces(data, size, **more) if isinstance(data, (str, Path)) else data
     if not hasattr(faces, "batch"): raise DataError(f"The data are a {type(data).__name__}; give 'procedural', a folder of pictures, or a data set of deepswap.data.")
     shown = torch.linspace(0, len(faces) - 1, min(8, len(faces))).long() # from all over the set
@@ -1094,7 +1097,7 @@ def loader(self:Method, data, size:int, batch:int, seed:int, prefetch:int=0)->tu
 # %% ../nbs/04_train.ipynb #8622dcb4
 def run(
     method:str="autoencoder", # a name in `METHODS`
-    data="procedural", # or a folder of pictures, or a dataset
+    data="procedural", # or 'procedural:smiling', a folder of pictures, a dataset; a pair of these where a method wants two domains
     size:int=64, # side of the pictures
     batch:int=16, # pictures per step
     steps:int=1000, # length of the run
@@ -1102,16 +1105,20 @@ def run(
     device="auto", # 'auto', 'cpu', 'cuda'...
     out=None, # folder for checkpoints, history and previews
     resume:bool=False, # continue the run in `out`
+    options:dict|None=None, # for the method: what its class names in `options`
     **settings, # for `Trainer`: precision, ema, clip, callbacks...
 )->Trainer:
     "Train a method by name, as `deepswap train` does; raises a `DeepswapError` in one sentence."
     if method not in METHODS: raise UsageError(f"There is no method {method!r} to train; choose one of {', '.join(sorted(METHODS))}.")
     for k, v in {"size": size, "batch": batch, "steps": steps}.items():
         if not isinstance(v, int) or v < 1: raise UsageError(f"{k} is {v!r}; give a whole number from 1 up.")
+    if odd := (options or {}).keys() - METHODS[method].options.keys():
+        raise UsageError(f"{method} has no option {sorted(odd)[0]!r}; its options are {', '.join(METHODS[method].options) or 'none'}.")
     on_gpu = pick_device(device).type != "cpu"
     seed_everything(seed)
-    model = METHODS[method].for_size(size)
+    model = METHODS[method].for_size(size, **(options or {}))
     loader, shown = model.loader(data, size, batch, seed, prefetch=2 * on_gpu)
-    about = {"data": str(data) if isinstance(data, (str, Path)) else type(data).__name__, "batch": batch, "seed": seed}
+    named = lambda d: str(d) if isinstance(d, (str, Path)) else [named(x) for x in d] if isinstance(d, (tuple, list)) else type(d).__name__
+    about = {"data": named(data), "batch": batch, "seed": seed}
     trainer = Trainer(model, loader, out=out, steps=steps, device=device, seed=seed, about=about, **{"preview_every": max(1, steps // 10), "preview_batch": shown, **settings})
     return (trainer.resume() if resume else trainer).fit()

@@ -677,3 +677,15 @@ def test_on_a_gpu_batches_and_chances_are_the_same(people):
     assert (a(x.cuda(), gen(3)).cpu() - a(x, gen(3))).abs().mean() < 0.01
     pairs = next(iter(PairLoader(faces, 8, augment=a)))
     assert pairs.source.image.is_cuda and torch.equal(pairs.same, pairs.source.person == pairs.target.person)
+
+
+def test_procedural_people_by_description():
+    faces = data.open_faces("procedural:smiling,no-hat,n=6,seed=2", 16, scenes=2)
+    column = {n: faces.attributes[:, faces.attribute_names.index(n)] for n in ("smiling", "hat")}
+    assert len(faces) == 12 and column["smiling"].all() and not column["hat"].any()
+    same, elsewhere = (data.procedural_people(f"person=3,n=4,seed={s}") for s in (0, 1))
+    assert torch.equal(same.identity.values, elsewhere.identity.values) and torch.equal(same.style.values, elsewhere.style.values)
+    assert not torch.equal(same.scene.values, elsewhere.scene.values) and not torch.equal(data.procedural_people("person=4,n=4").identity.values, same.identity.values)
+    for spec, what in {"smilling": "no attribute", "n=many": "says nothing", "age=3": "says nothing", "n=0": "at least 1", "bald,curly_hair,n=2": "Only 0 of"}.items():
+        with pytest.raises(DataError, match=what):
+            data.procedural_people(spec)
