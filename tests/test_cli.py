@@ -75,7 +75,7 @@ def test_help_imports_nothing_heavy():
 
 
 def test_overview_names_every_command(capsys):
-    assert list(cli.COMMANDS) == ["lab", "demo", "people", "swap", "inspect", "extract", "train"]
+    assert list(cli.COMMANDS) == ["lab", "demo", "people", "swap", "inspect", "extract", "train", "sample"]
     assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out
     assert all(f"  {n} " in out for n in cli.COMMANDS) and "exit codes" in out
@@ -302,6 +302,82 @@ def test_train_and_resume(capsys, tmp_path, pictures):
     fails(capsys, ["train", "autoencoder", "--data", tmp_path / "nothing", "--steps", "2", "--out", tmp_path / "run3"])
     fails(capsys, ["train", "autoencoder", "--device", "cuda:99", "--steps", "2", "--out", tmp_path / "run3"])
     assert not list(tmp_path.glob("run3/*"))
+
+
+# ---- training by name
+
+def test_the_table_of_methods_is_true(capsys):
+    from deepswap.train import METHODS
+    for name, where in cli.TRAINABLE.items():
+        cls = cli.method_class(name)
+        assert METHODS[name] is cls and cls.name == name and cli.describe(where) == cls.__doc__.strip().splitlines()[0]
+        assert cli.main(["train", name, "--help"]) == 0
+        out = capsys.readouterr().out
+        assert f"usage: deepswap train {name}" in out and cls.__doc__.strip().splitlines()[0] in out
+        assert all("--" + o.replace("_", "-") in out for o in cls.options) and ("--data" not in out) == hasattr(cls, "translate") == ("--a DATA" in out)
+    assert cli.main(["train", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {n} " in out for n in cli.TRAINABLE) and "--data" in out and "--b" in out
+    ours = {n for n, c in METHODS.items() if c.__module__.startswith("deepswap.")}
+    assert ours == set(cli.TRAINABLE), "a method of the library is missing on the command line"
+
+
+def test_options_come_from_the_signature():
+    class Base:
+        name, options = "base", {"latent": "length", "fade": "blend 100 %", "rate": "learning rate", "kind": "which", "k": "steps"}
+        def __init__(self, latent: int = 100, fade: bool = True, rate: float | None = None, kind="hinge", hidden=3): pass
+    class Child(Base):
+        def __init__(self, k: int = 5, **more): pass
+    p = cli.Parser("x")
+    cli.add_options(p, Child)
+    read = lambda *w: {k.split()[1]: v for k, v in vars(p.parse_args(list(w))).items()}
+    assert read() == {} and "blend 100 % (default True)" in p.format_help() and "default not set" in p.format_help()
+    assert read("--latent", "7", "--no-fade", "--rate", "1e-3", "--kind", "minimax", "--k", "2") == {"latent": 7, "fade": False, "rate": 1e-3, "kind": "minimax", "k": 2}
+    for bad in (["--latent", "1.5"], ["--rate", "fast"], ["--hidden", "4"]):
+        with pytest.raises(cli.Complaint): p.parse_args(bad)
+
+
+@pytest.mark.parametrize("words,says", [
+    (["autoencodr"], ["Did you mean 'autoencoder'?"]), (["--size", "32"], ["METHOD"]), (["--size", "32", "--widht", "8", "autoencoder"], ["Did you mean '--width'?"]), (["autoencoder", "--widht", "8"], ["Did you mean '--width'?"]),
+    (["autoencoder", "--width", "wide"], ["invalid int value"]), (["autoencoder", "--precision", "int8"], ["fp32"]), (["autoencoder", "--a", "x", "--b", "y"], ["--data"]),
+    (["autoencoder", "--data", "nothing"], ["nothing"]), (["autoencoder", "--data", "procedural:wings"], ["wings"]), (["autoencoder", "--size", "63"], ["63"])])
+def test_wrong_words_for_train(capsys, tmp_path, monkeypatch, words, says):
+    monkeypatch.chdir(tmp_path)
+    fails(capsys, ["train", *words, "--steps", "2", "--device", "cpu", "--out", tmp_path / "run"], *says)
+    assert listing(tmp_path) == []
+
+
+def test_settings_of_the_trainer_arrive(tmp_path, capsys):
+    out = tmp_path / "run"
+    argv = ["train", "autoencoder", "--size", "16", "--batch", "2", "--device", "cpu", "--width", "4", "--out", str(out), "--data", "procedural:smiling,n=8", "--ema", "0.5", "--precision", "bf16", "--channels-last", "--checkpoint-every", "2", "--preview-every", "3"]
+    assert cli.main([*argv, "--steps", "3"]) == 0
+    import json
+    settings = json.loads((out / "config.json").read_text())
+    assert settings["config"]["width"] == 4 and (settings["ema"], settings["precision"], settings["channels_last"], settings["checkpoint_every"]) == (0.5, "bf16", True, 2)
+    assert [p.name for p in (out / "previews").iterdir()] == ["step-00000003.jpg"]
+    fails(capsys, [*argv, "--steps", "4"], "holds a run already")
+    fails(capsys, [*argv[:9], "8", *argv[10:], "--steps", "4", "--resume"], "width was 4 and is 8 now")
+
+
+# ---- sample
+
+def test_sample_needs_a_run_that_can(capsys, tmp_path):
+    out = tmp_path / "run"
+    assert cli.main(["train", "autoencoder", "--size", "16", "--batch", "2", "--width", "4", "--steps", "2", "--device", "cpu", "--data", "procedural:n=8", "--out", str(out)]) == 0
+    picture = tmp_path / "x.png"
+    fails(capsys, ["sample", out, "--out", picture], "neither draws")
+    fails(capsys, ["sample", tmp_path / "nowhere", "--out", picture], "no run at")
+    fails(capsys, ["sample", tmp_path, "--out", picture], "last.safetensors", "train first")
+    fails(capsys, ["sample", out, "--out", tmp_path / "x.gif"], "neither .png")
+    short = tmp_path / "short.safetensors"
+    short.write_bytes((out / "last.safetensors").read_bytes()[:-1000])
+    fails(capsys, ["sample", short, "--out", picture], "cut short")
+    from deepswap.train import read_tensors, write_tensors
+    tensors, info = read_tensors(out / "last.safetensors")
+    for change, says in (({"method": "stylegan"}, "does not know"), ({"config": {"wings": 2}}, "another version"), ({"config": {**info["config"], "width": 8}}, "in the checkpoint")):
+        write_tensors(short, tensors, {**{k: v for k, v in info.items() if k not in ("checksums", "format")}, **change})
+        fails(capsys, ["sample", short, "--out", picture], says)
+    assert not picture.exists()
 
 
 def test_lab_needs_the_notebooks(capsys, tmp_path, monkeypatch):
