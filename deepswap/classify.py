@@ -30,7 +30,7 @@ class AttributeCNN(nn.Module):
         width:int=32, # filters of the first convolution; each further one has twice as many
         size:int=64, # side of the pictures, a multiple of 2 ** depth
         hidden:int=128, # units of the layer before the answers: the features
-        norm:bool=False, # batch normalisation after each convolution; the paper has none
+        norm:bool=False, # batch normalisation before each ReLU; the paper has none
     ):
         super().__init__()
         self.attributes, self.size = tuple(attributes), size
@@ -39,7 +39,7 @@ class AttributeCNN(nn.Module):
         channels = [3] + [width * 2 ** i for i in range(depth)]
         block = lambda a, b: [nn.Conv2d(a, b, 3, padding=1, bias=not norm), *([nn.BatchNorm2d(b)] if norm else []), nn.ReLU(), nn.MaxPool2d(2)]
         self.body = nn.Sequential(*(layer for a, b in zip(channels, channels[1:]) for layer in block(a, b)), nn.Flatten())
-        self.hidden = nn.Sequential(nn.Linear(channels[-1] * (size >> depth) ** 2, hidden), nn.ReLU())
+        self.hidden = nn.Sequential(nn.Linear(channels[-1] * (size >> depth) ** 2, hidden), *([nn.BatchNorm1d(hidden)] if norm else []), nn.ReLU())
         self.answers = nn.Linear(hidden, len(self.attributes))
 
     def features(self, x): # (B, 3, size, size) in [-1, 1] -> (B, hidden), 0 or more
