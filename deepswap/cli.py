@@ -353,7 +353,8 @@ def run_extract(a):
 
 # %% ../nbs/55_cli.ipynb #1ec4679d
 TRAINABLE = { # name → module and class, by name, so that the overview imports nothing
-    "autoencoder": "train.AutoencoderMethod", "toy-gan": "train.ToyGAN",
+    "autoencoder": "train.AutoencoderMethod", "gan": "gan.GAN", "lsgan": "objectives.LSGAN", "wgan": "objectives.WGAN",
+    "standout": "standout.StandoutAutoencoder", "standout-gan": "standout.StandoutGAN", "toy-gan": "train.ToyGAN", "point-gan": "gan.PointGAN",
 }
 
 def describe(
@@ -372,6 +373,7 @@ def method_class(
 ):
     "A method's class; its module is imported now, and enters it in the trainer's table."
     import importlib
+    import deepswap.objectives  # the losses that `--objective` names
     module, cls = TRAINABLE[name].split(".")
     return getattr(importlib.import_module(f"deepswap.{module}"), cls)
 
@@ -406,12 +408,13 @@ the history as a table and previews. Ctrl-C saves and stops; the same command wi
     p.usage, method = "deepswap train METHOD --out DIR [options]", next((w for w in p.words if w in TRAINABLE), None)
     cls = method_class(method) if method else None
     if cls: p.prog, p.usage, p.description = f"deepswap train {method}", f"deepswap train {method} --out DIR [options]", f"{cls.__doc__.strip()}\n\n{_train_arguments.__doc__}"
-    else: p.description += "\n\nmethods:\n" + "\n".join(f"  {n:12} {describe(w)}" for n, w in TRAINABLE.items()) + "\n\n`deepswap train METHOD --help` shows the options of a method."
+    else: p.description += "\n\nmethods:\n" + "\n".join(f"  {n:{max(map(len, TRAINABLE))}}  {describe(w)}" for n, w in TRAINABLE.items()) + "\n\n`deepswap train METHOD --help` shows the options of a method."
     p.add_argument("method", metavar="METHOD", help="what is trained")
-    two, hide = hasattr(cls, "translate"), argparse.SUPPRESS
-    p.add_argument("--data", metavar="DATA", help=hide if cls and two else "pictures: a folder, a video, or 'procedural', people who do not exist (default); 'procedural:smiling,no-hat' picks some of them")
-    p.add_argument("--a", metavar="DATA", help=hide if cls and not two else "first set of pictures of a method that translates, as for --data: 'procedural:person=1', say")
-    p.add_argument("--b", metavar="DATA", help=hide if cls and not two else "second set: the method learns to turn pictures of A into pictures of B, and back")
+    two = hasattr(cls, "translate")
+    p.add_argument("--data", metavar="DATA", help=argparse.SUPPRESS if two else "pictures: a folder, a video, or 'procedural', people who do not exist (default); 'procedural:smiling,no-hat' picks some of them")
+    if two or not cls:
+        p.add_argument("--a", metavar="DATA", help="of a method that translates, the first set of pictures: a folder, or 'procedural:person=1', say")
+        p.add_argument("--b", metavar="DATA", help="its second set: the method learns to turn pictures of A into pictures of B, and back")
     p.add_argument("--out", required=True, metavar="DIR", help="folder for checkpoints, history and previews")
     _trainer_arguments(p)
     if cls: add_options(p, cls)
@@ -436,9 +439,7 @@ def _trainer_arguments(p):
 def data_of(a, cls):
     "The data that a method's words speak of: one set, or a pair for a method that translates."
     from deepswap.core import UsageError
-    if not hasattr(cls, "translate"):
-        if a.a or a.b: raise UsageError(f"{cls.name} learns from one set of pictures; give it with --data instead of --a and --b.")
-        return a.data or "procedural"
+    if not hasattr(cls, "translate"): return a.data or "procedural"
     if a.data: raise UsageError(f"{cls.name} learns between two sets of pictures; give --a and --b instead of --data.")
     if bool(a.a) != bool(a.b): raise UsageError(f"{cls.name} learns between two sets of pictures, and only --{'a' if a.a else 'b'} was given; add --{'b' if a.a else 'a'}.")
     return (a.a or "procedural:person=1", a.b or "procedural:person=2")

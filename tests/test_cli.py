@@ -339,7 +339,7 @@ def test_options_come_from_the_signature():
 
 @pytest.mark.parametrize("words,says", [
     (["autoencodr"], ["Did you mean 'autoencoder'?"]), (["--size", "32"], ["METHOD"]), (["--size", "32", "--widht", "8", "autoencoder"], ["Did you mean '--width'?"]), (["autoencoder", "--widht", "8"], ["Did you mean '--width'?"]),
-    (["autoencoder", "--width", "wide"], ["invalid int value"]), (["autoencoder", "--precision", "int8"], ["fp32"]), (["autoencoder", "--a", "x", "--b", "y"], ["--data"]),
+    (["autoencoder", "--width", "wide"], ["invalid int value"]), (["autoencoder", "--precision", "int8"], ["fp32"]), (["autoencoder", "--a", "x", "--b", "y"], ["'--a' is not an option of"]),
     (["autoencoder", "--data", "nothing"], ["nothing"]), (["autoencoder", "--data", "procedural:wings"], ["wings"]), (["autoencoder", "--size", "63"], ["63"])])
 def test_wrong_words_for_train(capsys, tmp_path, monkeypatch, words, says):
     monkeypatch.chdir(tmp_path)
@@ -357,6 +357,26 @@ def test_settings_of_the_trainer_arrive(tmp_path, capsys):
     assert [p.name for p in (out / "previews").iterdir()] == ["step-00000003.jpg"]
     fails(capsys, [*argv, "--steps", "4"], "holds a run already")
     fails(capsys, [*argv[:9], "8", *argv[10:], "--steps", "4", "--resume"], "width was 4 and is 8 now")
+
+
+def test_a_generator_is_trained_and_sampled(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert cli.main(["train", "lsgan", "--c", "0.5", "--size", "32", "--batch", "4", "--latent", "8", "--width", "4", "--steps", "2", "--device", "cpu", "--data", "procedural:n=8", "--out", str(run)]) == 0
+    for words, size in ((["--n", "9"], (100, 100)), (["--n", "5", "--walk"], (168, 32))):
+        names = [tmp_path / f"{k}.png" for k in "ab"]
+        for f in names: assert cli.main(["sample", str(run), "--out", str(f), "--seed", "3", "--force", *words]) == 0
+        w, h = Image.open(names[0]).size
+        times = max(1, 256 // size[1])
+        assert (w, h) == (size[0] * times, size[1] * times)
+        assert Image.open(names[0]).tobytes() == Image.open(names[1]).tobytes()
+        assert cli.main(["inspect", str(names[0])]) == 0
+        assert "method lsgan" in capsys.readouterr().out
+    from deepswap.provenance import read_credentials
+    assert read_credentials(names[0].read_bytes()).kind == "trainedAlgorithmicMedia"
+    fails(capsys, ["sample", run, "--out", tmp_path / "c.png", "--n", "1", "--walk"], "two faces or more")
+    fails(capsys, ["sample", run, "--out", tmp_path / "c.png", "--input", names[0]], "leave --input out")
+    fails(capsys, ["sample", run, "--out", tmp_path / "c.png", "--n", "0"], "from 1")
+    assert not (tmp_path / "c.png").exists()
 
 
 # ---- sample
