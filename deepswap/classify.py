@@ -4,15 +4,13 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'SPACE', 'FAKES', 'average_precision', 'attribute_scores', 'targets_of', 'examine', 'AttributeCNN',
-           'AttributeMethod', 'Exam', 'depth_table', 'load_attribute_cnn', 'confusion_matrix', 'saliency',
-           'occlusion_map', 'FeatureSpace', 'feature_space', 'features', 'frechet_distance', 'kernel_distance', 'fid',
-           'spoil', 'Transfer', 'ResNetEncoder', 'pasted', 'blended', 'softened', 'checkered', 'eigenfaces',
-           'cheap_fakes', 'RealOrFake']
+           'AttributeMethod', 'depth_table', 'load_attribute_cnn', 'confusion_matrix', 'saliency', 'occlusion_map',
+           'FeatureSpace', 'feature_space', 'frechet_distance', 'kernel_distance', 'features', 'fid', 'spoil',
+           'Transfer', 'ResNetEncoder', 'cheap_fakes', 'RealOrFake']
 
 # %% ../nbs/12_classifier.ipynb #8bb49dba
 import functools
 import hashlib
-import time
 from pathlib import Path
 
 import torch
@@ -143,22 +141,6 @@ def loader(self:AttributeMethod, data, size:int, batch:int, seed:int, prefetch:i
     if self.config["flip"]: loader.augment = Augment(flip=.5, rotate=0, zoom=0, shift=0, colour=0)
     return loader, shown
 
-# %% ../nbs/12_classifier.ipynb #7acfcccf
-class Exam:
-    "A callback of the trainer that asks for accuracy while a network learns."
-    def __init__(self,
-        parts:dict, # name -> data set
-        every:int=20, # steps
-    ):
-        self.parts, self.every, self.rows = parts, every, []
-    def on_step(self, trainer):
-        if trainer.step % self.every: return
-        net, row = trainer.method.network, {"step": trainer.step}
-        for name, faces in self.parts.items():
-            logits, targets = examine(net, faces)
-            row[name] = float(((logits > 0) == (targets > .5)).double().mean())
-        self.rows.append(row)
-
 # %% ../nbs/12_classifier.ipynb #ca24d36a
 def depth_table(
     train:Faces, # to learn from
@@ -167,18 +149,17 @@ def depth_table(
     depths=(1, 2, 3, 4), # numbers of layers
     steps:int=400, # of training
     seed:int=0, # of weights and order
-    batch:int=64, # pictures per step
+    test:Faces=None, # to report on the choice
+    device="auto", # where to compute
     **options, # for `AttributeMethod`: width, norm, flip...
-)->list: # one row for each depth: depth, parameters, train, valid (mean accuracy), balanced, seconds
+)->list: # one row for each depth: depth, parameters, and mean accuracies: train, valid, balanced (on valid), test
     "Train a network of each depth and examine it (the table of DeepRecognition's section 3.1)."
-    rows = []
+    rows, mean = [], lambda net, part, what: sum(s[what] for s in attribute_scores(*examine(net, part), net.attributes).values()) / len(net.attributes)
     for depth in depths:
-        began = time.perf_counter()
-        net = run("classify", train, size=train.size, batch=batch, steps=steps, seed=seed, progress=False,
+        net = run("classify", train, size=train.size, batch=64, steps=steps, seed=seed, device=device, progress=False,
                   options=dict(attributes=",".join(attributes), depth=depth, **options)).method.network
-        mean = lambda part, what: sum(s[what] for s in attribute_scores(*examine(net, part), net.attributes).values()) / len(net.attributes)
-        rows.append({"depth": depth, "parameters": sum(p.numel() for p in net.parameters()), "train": mean(train, "accuracy"),
-                     "valid": mean(valid, "accuracy"), "balanced": mean(valid, "balanced"), "seconds": time.perf_counter() - began})
+        rows.append({"depth": depth, "parameters": sum(p.numel() for p in net.parameters()), "train": mean(net, train, "accuracy"),
+                     "valid": mean(net, valid, "accuracy"), "balanced": mean(net, valid, "balanced"), "test": mean(net, test, "accuracy") if test else None})
     return rows
 
 # %% ../nbs/12_classifier.ipynb #063ec98d
@@ -233,6 +214,7 @@ def saliency(
     s = x.grad.abs().amax(1, keepdim=True)
     return s if raw else s / s.amax((1, 2, 3), keepdim=True).clamp(min=1e-12)
 
+# %% ../nbs/12_classifier.ipynb #722e09a9
 @torch.no_grad()
 def occlusion_map(
     net:AttributeCNN, # in evaluation mode
@@ -251,7 +233,6 @@ def occlusion_map(
     fall = net(x)[0, k] - torch.cat([net(h)[:, k] for h in hidden.split(128)])
     return F.interpolate(fall.view(1, 1, len(corners), -1), (S, S), mode="bilinear", align_corners=False)
 
-# %% ../nbs/12_classifier.ipynb #722e09a9
 @patch
 def preview(self:AttributeMethod, batch):
     "Pictures, and where the network looks for its surest answer."
@@ -259,7 +240,7 @@ def preview(self:AttributeMethod, batch):
     with torch.no_grad(): best = self.network(x).argmax(1)
     return {"picture": x, "looks at": 2 * saliency(self.network, x, best).expand(-1, 3, -1, -1) - 1}
 
-# %% ../nbs/12_classifier.ipynb #f0ad0fce
+# %% ../nbs/12_classifier.ipynb #f6913a8c
 class FeatureSpace(nn.Module):
     "The last hidden layer of a small attribute network, as coordinates in which sets of faces are compared."
     def __init__(self,
@@ -271,12 +252,11 @@ class FeatureSpace(nn.Module):
 
     @torch.no_grad()
     def forward(self,
-        images:torch.Tensor, # (B, 3, H, W) in [-1, 1], any size; those of another size are resized with anti-aliasing
+        images:torch.Tensor, # (B, 3, H, W) in [-1, 1]; other sizes are resized with anti-aliasing
         batch:int=128, # pictures at a time
     )->torch.Tensor: # (B, length)
         "Features of pictures, on the device of the network."
-        if images.ndim != 4 or images.shape[1] != 3: raise UsageError(f"The pictures have shape {tuple(images.shape)}; give (B, 3, H, W) with values in [-1, 1].")
-        if not len(images): raise UsageError("There are no pictures; give at least one.")
+        if images.ndim != 4 or images.shape[1] != 3 or not len(images): raise UsageError(f"The pictures have shape {tuple(images.shape)}; give (B, 3, H, W) with values in [-1, 1].")
         device = next(self.net.parameters()).device
         return torch.cat([self.net.features(self.resize(x.to(device).float())) for x in images.split(batch)])
 
@@ -286,21 +266,10 @@ class FeatureSpace(nn.Module):
 
     def train(self, mode=True): return super().train(False)            # a yardstick does not stretch
 
-# %% ../nbs/12_classifier.ipynb #e8166647
 @functools.lru_cache(maxsize=4)
-def feature_space(
-    weights=SPACE, # a name in deepswap/weights, or a path
-    device="cpu", # where it computes
-)->FeatureSpace:
+def feature_space(weights=SPACE, device="cpu")->FeatureSpace:
     "The feature space, loaded once for each device."
     return FeatureSpace(weights).to(device)
-
-def features(
-    images:torch.Tensor, # (B, 3, H, W) in [-1, 1], any size
-    space:FeatureSpace=None, # another space
-)->torch.Tensor: # (B, F) float32 on the pictures' device
-    "Features of pictures in the course's own space."
-    return (space or feature_space(device=str(images.device)))(images).to(images.device)
 
 # %% ../nbs/12_classifier.ipynb #ca4c5b71
 def _two_sets(a, b)->list: # float64 copies
@@ -325,7 +294,7 @@ def _matrix_root(c): # (F, F) symmetric, no negative eigenvalues but for roundin
     values, vectors = torch.linalg.eigh(c)
     return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 
-# %% ../nbs/12_classifier.ipynb #b8076ff1
+# %% ../nbs/12_classifier.ipynb #32fed40a
 def kernel_distance(
     a:torch.Tensor, # (N, F) features
     b:torch.Tensor, # (M, F) features
@@ -335,6 +304,13 @@ def kernel_distance(
     k = lambda x, y: (x @ y.T / x.shape[1] + 1) ** 3
     within = lambda x: (k(x, x).sum() - k(x, x).diagonal().sum()) / (len(x) * (len(x) - 1))
     return float(within(a) + within(b) - 2 * k(a, b).mean())
+
+def features(
+    images:torch.Tensor, # (B, 3, H, W) in [-1, 1], any size
+    space:FeatureSpace=None, # another space
+)->torch.Tensor: # (B, F) float32 on the pictures' device
+    "Features of pictures in the course's own space."
+    return (space or feature_space(device=str(images.device)))(images).to(images.device)
 
 def fid(
     real:torch.Tensor, # (N, 3, H, W) pictures in [-1, 1]
@@ -452,45 +428,40 @@ def _resnet_state(weights, known:dict)->dict:
     except (OSError, SafetensorError) as e: raise WeightsError(f"{path} can't be read ({str(e).splitlines()[0][:60]}); get a new copy.") from None
 
 # %% ../nbs/12_classifier.ipynb #6bda062d
-def _oval(S, edge): # (1, 1, S, S) in [0, 1]
-    c = (torch.arange(S) + .5) / S
+def _oval(x, edge): # (1, 1, S, S) in [0, 1]: the middle of the face
+    c = (torch.arange(x.shape[-1]).to(x) + .5) / x.shape[-1]
     d = (((c[None, :] - .5) / .2) ** 2 + ((c[:, None] - .54) / .27) ** 2).sqrt()
-    return ((1 - d) / edge + .5).clamp(0, 1).view(1, 1, S, S)
+    return ((1 - d) / edge + .5).clamp(0, 1)[None, None]
 
-def pasted(x, g):
-    "Somebody else's face in an oval with a hard edge."
-    return torch.lerp(x, x[torch.randperm(len(x), generator=g)], _oval(x.shape[-1], .02).to(x))
-
-def blended(x, g):
-    "Somebody else's face with a soft edge, its mean colour brought into line."
-    other, m = x[torch.randperm(len(x), generator=g)], _oval(x.shape[-1], .5).to(x)
+def _blended(x, other): # a soft edge, and the colours brought into line
+    m = _oval(x, .5)
     mean = lambda t: (t * m).sum((2, 3), keepdim=True) / m.sum()
-    return torch.lerp(x, (other - mean(other) + mean(x)).clamp(-1, 1), m)
+    return torch.lerp(x, other - mean(other) + mean(x), m)
 
-def softened(x, g):
-    "Drawn at half the size and enlarged."
-    return F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bicubic", align_corners=False).clamp(-1, 1)
+def _eigenfaces(x, k): # redrawn from k numbers by a linear autoencoder, fitted to these very pictures
+    flat, mean = x.flatten(1), x.flatten(1).mean(0)
+    v = torch.linalg.svd(flat - mean, full_matrices=False)[2][:k]
+    return ((flat - mean) @ v.T @ v + mean).view_as(x)
 
-def checkered(x, g):
-    "The period of two pixels that a transposed convolution leaves."
-    i = torch.arange(x.shape[-1], device=x.device) % 2 * 2. - 1
-    return (x + .05 * i[:, None] * i[None, :] + .03 * i).clamp(-1, 1)
+def _checkered(x): # the period of two pixels that a transposed convolution leaves
+    i = torch.arange(x.shape[-1]).to(x) % 2 * 2 - 1
+    return x + .05 * i[:, None] * i + .03 * i
 
-def eigenfaces(x, g, k=48):
-    "Redrawn from k numbers by a linear autoencoder, fitted to these very pictures."
-    flat = x.flatten(1); mean = flat.mean(0)
-    _, _, v = torch.linalg.svd(flat - mean, full_matrices=False)
-    return ((flat - mean) @ v[:k].T @ v[:k] + mean).view_as(x).clamp(-1, 1)
-
-FAKES = {"pasted": pasted, "blended": blended, "softened": softened, "checkered": checkered, "eigenfaces": eigenfaces}
+# %% ../nbs/12_classifier.ipynb #75102a4c
+FAKES = {"pasted": lambda x, other: torch.lerp(x, other, _oval(x, .02)), # somebody else's face in an oval
+         "blended": _blended,
+         "softened": lambda x, other: F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bicubic"), # drawn at half the size
+         "checkered": lambda x, other: _checkered(x),
+         "eigenfaces": lambda x, other: _eigenfaces(x, 48)}
 
 def cheap_fakes(
     images:torch.Tensor, # (N, 3, S, S) in [-1, 1], S even
     seed:int=0, # who is pasted onto whom
-    kinds=FAKES, # names of generators
+    kinds=tuple(FAKES), # names of generators
 )->dict: # name -> (N, 3, S, S)
-    "Fakes of several kinds made from real pictures, to teach a judge."
-    return {name: FAKES[name](images, torch.Generator().manual_seed(seed)) for name in kinds}
+    "Fakes of several kinds made from real pictures, to teach a judge of real and fake."
+    other = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))]
+    return {name: FAKES[name](images, other).clamp(-1, 1) for name in kinds}
 
 # %% ../nbs/12_classifier.ipynb #112aa44b
 class RealOrFake(nn.Module):
