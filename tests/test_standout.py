@@ -2,6 +2,9 @@
 
 import copy
 import inspect
+import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -166,7 +169,11 @@ def test_extreme_settings():
 @pytest.mark.parametrize("belief", BELIEFS)
 def test_any_network(belief):
     torch.manual_seed(0)
-    for net, x in ((Generator(8, 16, 4), torch.randn(3, 8)), (Discriminator(16, 4), torch.rand(3, 3, 16, 16)), (Discriminator(16, 4, norm="batch"), torch.rand(3, 3, 16, 16))):
+    for net, x in (
+        (Generator(8, 16, 4), torch.randn(3, 8)),
+        (Discriminator(16, 4), torch.rand(3, 3, 16, 16)),
+        (Discriminator(16, 4, norm="batch"), torch.rand(3, 3, 16, 16)),
+    ):
         shape, acts = net(x).shape, sum(isinstance(m, (nn.ReLU, nn.LeakyReLU)) for m in net.modules())
         assert add_standout(net, belief=belief) is net and net(x).shape == shape
         assert sum(isinstance(m, StandoutLayer) for m in net.modules()) == acts
@@ -291,3 +298,12 @@ def test_bad_input_is_one_sentence(bad):
     with pytest.raises(UsageError) as e:
         bad()
     assert one_line(e)
+
+
+def test_benchmark_runs_and_its_record_meets_the_aim(repo):
+    run = subprocess.run([sys.executable, "benchmarks/standout.py", "speed", "--fast"], cwd=repo, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    now, record = json.loads(run.stdout), json.loads((repo / "benchmarks/results/standout_speed.json").read_text())
+    assert record["worst_ratio"] <= 1.3 and now["worst_ratio"] < 3  # a busy machine is no judge
+    assert now["rows"][0]["saved_bytes_per_unit"] == record["rows"][0]["saved_bytes_per_unit"]
+    assert record["rows"][0]["saved_bytes_per_unit"]["standout"] == 1
