@@ -353,7 +353,8 @@ def run_extract(a):
 
 # %% ../nbs/55_cli.ipynb #1ec4679d
 TRAINABLE = { # name → module and class, by name, so that the overview imports nothing
-    "autoencoder": "train.AutoencoderMethod", "gan": "gan.GAN", "lsgan": "objectives.LSGAN", "wgan": "objectives.WGAN",
+    "autoencoder": "train.AutoencoderMethod", "classify": "classify.AttributeMethod", "gan": "gan.GAN", "lsgan": "objectives.LSGAN", "wgan": "objectives.WGAN",
+    "cyclegan": "cyclegan.CycleGAN", "progressive": "progressive.ProgressiveCycleGAN",
     "standout": "standout.StandoutAutoencoder", "standout-gan": "standout.StandoutGAN", "toy-gan": "train.ToyGAN", "point-gan": "gan.PointGAN",
 }
 
@@ -397,7 +398,7 @@ def add_options(
     for name, text in cls.options.items():
         found = next(s[name] for s in signatures if name in s)
         kind, flag = kind_of(found), "--" + name.replace("_", "-")
-        text = f"{text} (default {'not set' if found.default is None else found.default})".replace("%", "%%")
+        text = f"{text} (default {'not set' if found.default in (None, '') else found.default})".replace("%", "%%")
         more = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind, "metavar": {int: "N", float: "X"}.get(kind, "NAME")}
         group.add_argument(flag, dest=f"option {name}", default=argparse.SUPPRESS, help=text, **more)
 
@@ -408,12 +409,12 @@ the history as a table and previews. Ctrl-C saves and stops; the same command wi
     p.usage, method = "deepswap train METHOD --out DIR [options]", next((w for w in p.words if w in TRAINABLE), None)
     cls = method_class(method) if method else None
     if cls: p.prog, p.usage, p.description = f"deepswap train {method}", f"deepswap train {method} --out DIR [options]", f"{cls.__doc__.strip()}\n\n{_train_arguments.__doc__}"
-    else: p.description += "\n\nmethods:\n" + "\n".join(f"  {n:{max(map(len, TRAINABLE))}}  {describe(w)}" for n, w in TRAINABLE.items()) + "\n\n`deepswap train METHOD --help` shows the options of a method."
+    else: p.description += "\n\nmethods:\n" + "\n".join(f"  {n:{max(map(len, TRAINABLE))}}  {describe(w)}" for n, w in TRAINABLE.items()) + "\n\n`deepswap train METHOD --help` shows the options of a method. For a start:\n  deepswap train gan --size 32 --steps 2000 --out run\n  deepswap sample run --out faces.png"
     p.add_argument("method", metavar="METHOD", help="what is trained")
     two = hasattr(cls, "translate")
     p.add_argument("--data", metavar="DATA", help=argparse.SUPPRESS if two else "pictures: a folder, a video, or 'procedural', people who do not exist (default); 'procedural:smiling,no-hat' picks some of them")
     if two or not cls:
-        p.add_argument("--a", metavar="DATA", help="of a method that translates, the first set of pictures: a folder, or 'procedural:person=1', say")
+        p.add_argument("--a", metavar="DATA", help="of a method that translates, the first set of pictures: a folder, a video, or 'procedural:person=1', say; without --a and --b two people who do not exist")
         p.add_argument("--b", metavar="DATA", help="its second set: the method learns to turn pictures of A into pictures of B, and back")
     p.add_argument("--out", required=True, metavar="DIR", help="folder for checkpoints, history and previews")
     _trainer_arguments(p)
@@ -442,7 +443,7 @@ def data_of(a, cls):
     if not hasattr(cls, "translate"): return a.data or "procedural"
     if a.data: raise UsageError(f"{cls.name} learns between two sets of pictures; give --a and --b instead of --data.")
     if bool(a.a) != bool(a.b): raise UsageError(f"{cls.name} learns between two sets of pictures, and only --{'a' if a.a else 'b'} was given; add --{'b' if a.a else 'a'}.")
-    return (a.a or "procedural:person=1", a.b or "procedural:person=2")
+    return (a.a, a.b) if a.a else "procedural"
 
 @command("train", "train a method", _train_arguments)
 def run_train(a):

@@ -400,6 +400,70 @@ def test_sample_needs_a_run_that_can(capsys, tmp_path):
     assert not picture.exists()
 
 
+@pytest.fixture(scope="module")
+def translator(tmp_path_factory):
+    "A growing CycleGAN of a few steps."
+    out = tmp_path_factory.mktemp("translator") / "run"
+    argv = ["train", "progressive", "--a", "procedural:person=1,n=4", "--b", "procedural:person=2,n=4", "--size", "32", "--batch", "2", "--ngf", "4", "--ndf", "4", "--steps", "5", "--device", "cpu"]
+    assert cli.main([*argv, "--out", str(out)]) == 0
+    return out, argv
+
+
+def test_translators_take_two_domains(capsys, tmp_path, translator):
+    (tmp_path / "one").mkdir()
+    to_pil(torch.zeros(3, 40, 40)).save(tmp_path / "one/a.png")
+    argv = ["train", "cyclegan", "--size", "32", "--ngf", "4", "--ndf", "4", "--blocks", "1", "--steps", "2", "--device", "cpu", "--out", tmp_path / "run"]
+    two = ["--a", "procedural:person=1,n=4", "--b"]
+    for more, says in ((["--a", "x"], "add --b"), (["--b", "x"], "add --a"), (["--data", "procedural"], "--a and --b instead of --data"), ([*two, tmp_path / "one"], "Domain b holds 1 picture"), ([*two, "procedural:n=1"], "Domain b holds 1 picture"),
+                       ([*two, tmp_path / "nothing"], "nothing at")):
+        fails(capsys, [*argv, *more], says)
+    assert not list(tmp_path.glob("run/*"))
+    out, argv = translator
+    fails(capsys, [*argv, "--out", out, "--resume", "--fade", "0"], "fade was 0.5 and is 0.0 now")
+    fails(capsys, [*argv[:2], "--out", out, "--resume", *argv[6:]], "data was")
+    fails(capsys, ["train", "cyclegan", *argv[2:], "--out", out, "--resume"], "'progressive'", "'cyclegan'")
+
+
+def test_pictures_are_translated(capsys, tmp_path, pictures, translator):
+    run, _ = translator
+    folder = tmp_path / "in"
+    (folder / "deeper").mkdir(parents=True)
+    Image.open(pictures / "anna.png").convert("L").save(folder / "grey.png")
+    Image.open(pictures / "ben.png").convert("RGBA").save(folder / "deeper/glass.png")
+    Image.open(pictures / "both.png").save(folder / "wide.jpg")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8 no")
+    for name in ("grey.png", "deeper/glass.png", "wide.jpg"):
+        assert cli.main(["sample", str(run), "--input", str(folder / name), "--to", "a", "--out", str(tmp_path / "x.png")]) == 0
+        assert Image.open(tmp_path / "x.png").size == (256, 256) and cli.main(["inspect", str(tmp_path / "x.png")]) == 0
+        said = capsys.readouterr()
+        assert "translated to a by progressive" in said.out and said.err == ""
+    assert cli.main(["sample", str(run), "--input", str(folder), "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert "3 pictures translated to b" in said.out and "broken.jpg" in said.err
+    assert listing(tmp_path / "out") == ["deeper_glass_png.png", "grey_png.png", "wide_jpg.png"]
+    from deepswap.provenance import read_credentials
+    found = read_credentials((tmp_path / "out/wide_jpg.png").read_bytes())
+    assert found.ours and found.method == "progressive" and found.kind == "compositeWithTrainedAlgorithmicMedia"
+    fails(capsys, ["sample", run, "--out", tmp_path / "y.png"], "say which with --input")
+    fails(capsys, ["sample", run, "--input", folder / "nothing.png", "--out", tmp_path / "y.png"], "no file at")
+    fails(capsys, ["sample", run, "--input", folder, "--out", tmp_path / "out"], "is not empty")
+    fails(capsys, ["sample", run, "--input", folder / "grey.png", "--to", "c", "--out", tmp_path / "y.png"], "choose from")
+    fails(capsys, ["sample", run, "--input", folder / "grey.png", "--out", folder / "grey.png", "--force"], "also an input")
+    assert not (tmp_path / "y.png").exists()
+
+
+def test_a_translated_picture_is_what_the_method_says(tmp_path, pictures, translator, monkeypatch):
+    from deepswap import provenance
+    from deepswap.core import read_image, to_tensor
+    from deepswap.data import square
+    kept = []
+    monkeypatch.setattr(provenance, "stamp", lambda image, out, **kw: kept.append((image, kw)))
+    assert cli.main(["sample", str(translator[0]), "--input", str(pictures / "anna.png"), "--out", str(tmp_path / "x.png"), "--device", "cpu"]) == 0
+    method = cli.open_run(translator[0], "cpu")
+    expected = method.translate(to_tensor(square(read_image(pictures / "anna.png"), 32)), "b")[0]
+    assert torch.equal(kept[0][0][:, ::8, ::8], expected) and kept[0][1]["sources"] == [str(pictures / "anna.png")]
+
+
 def test_lab_needs_the_notebooks(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "__file__", str(tmp_path / "site-packages/deepswap/cli.py"))
