@@ -6,6 +6,9 @@
 __all__ = ['pull', 'LeastSquares', 'earth_mover', 'slopes', 'WassersteinGP', 'Hinge', 'LSGAN', 'WGAN']
 
 # %% ../nbs/21_lsgan.ipynb #f7fb3f09
+import sys
+from contextlib import nullcontext
+
 import torch
 
 from .core import UsageError
@@ -56,7 +59,8 @@ def slopes(
     "How steep D is at random places between real data and fakes (Gulrajani and others 2017, algorithm 1)."
     share = torch.rand(len(real), *[1] * (real.ndim - 1), device=real.device)          # one epsilon for each pair
     between = (share * real + (1 - share) * fake).detach().float().requires_grad_()
-    with torch.enable_grad(), torch.autocast(real.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
+    plain = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    with torch.enable_grad(), torch.autocast(real.device.type, enabled=False), plain:  # a compiled D runs as it is written
         slope, = torch.autograd.grad(discriminator(between).sum(), between, create_graph=True)
     return slope.flatten(1).norm(dim=1)
 
@@ -81,6 +85,7 @@ class WassersteinGP(Objective):
 class Hinge(Objective):
     "D minds logits inside a margin only, G all of them (Lim and Ye 2017; Miyato and others 2018, equations 16 and 17)."
     name = "hinge"
+    def __init__(self): super().__init__()                            # it has no parameters
     def d_loss(self, real, fake): return (1 - real).relu().mean() + (1 + fake).relu().mean()
     def g_loss(self, fake): return -fake.mean()
 
