@@ -243,7 +243,7 @@ def one_gan(images, fresh, seed, steps, device, **options):
     from deepswap.classify import fid
 
     torch.manual_seed(seed)
-    method = StandoutGAN(size=32, width=16, latent=64, lr_g=4e-4, lr_d=4e-4, **options)
+    method = StandoutGAN(size=32, width=16, latent=64, norm="spectral", lr_g=4e-4, lr_d=4e-4, **options)
     batches = [images[torch.randint(len(images), (BATCH,))] for _ in range(100)]
     trainer = Trainer(method, batches, steps=steps, device=device, seed=seed, progress=False).fit()
     last = trainer.history[-20:]

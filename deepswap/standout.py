@@ -7,6 +7,8 @@ __all__ = ['keep_probability', 'draw_mask', 'masked', 'StandoutLayer', 'Standout
            'straight_through', 'add_standout', 'DenseAutoencoder', 'StandoutAutoencoder', 'StandoutGAN']
 
 # %% ../nbs/24_adaptive_dropout.ipynb #5e27bcae
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -154,43 +156,39 @@ def add_standout(
 )->nn.Module: # the same network
     "Adaptive dropout on all hidden units of a network that is there already."
     _check_belief(belief)
-    change = _tie_all if belief == "tied" else _learn_all
-    found = sum(change(m, tuple(after), alpha, beta) for m in list(net.modules()) if not isinstance(m, StandoutLayer))
-    if not found: raise UsageError(f"{type(net).__name__} has no {' or '.join(k.__name__ for k in after)} {'module' if belief == 'tied' else 'after a layer in an nn.Sequential'}; name its activations in `after`.")
+    places = [(parent, name) for parent in net.modules() if not isinstance(parent, StandoutLayer) for name, child in parent.named_children() if isinstance(child, tuple(after))]
+    if not places: raise UsageError(f"{type(net).__name__} has no {' or '.join(k.__name__ for k in after)} module to put standout in; name its activations in `after`.")
+    spans = [_span(*place) for place in places] if belief == "learned" else []         # all are looked at before one is changed
+    for parent, name in places if not spans else []: parent._modules[name] = StandoutLayer(nn.Identity(), parent._modules[name], alpha, beta)
+    for parent, first, last in spans:
+        layer = parent[first] if first == last - 1 else nn.Sequential(*(parent[i] for i in range(first, last)))
+        parent[first] = StandoutLayer(layer, parent[last], belief=_fresh(parent[first]))
+        for i in range(first + 1, last + 1): parent[i] = nn.Identity()
     return net
 
 # %% ../nbs/24_adaptive_dropout.ipynb #3192a1b7
 _WEIGHTED = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm, nn.LayerNorm)
 
+def _span(parent:nn.Module, name:str)->tuple: # parent, place of the layer, place of the activation
+    "Where the layer stands that feeds an activation, with at most a norm between."
+    if isinstance(parent, nn.Sequential):
+        last = list(parent._modules).index(name)
+        first = last - 2 if last > 1 and isinstance(parent[last - 1], _NORMS) else last - 1
+        weighted = first >= 0 and isinstance(parent[first], (*_WEIGHTED, nn.Sequential)) and sum(isinstance(m, _WEIGHTED) for m in parent[first].modules()) == 1
+        if weighted and not any(isinstance(m, (StandoutLayer, *_NORMS)) for m in parent[first].modules()): return parent, first, last
+    raise UsageError(f"The {type(parent._modules[name]).__name__} in {type(parent).__name__} does not follow a layer of its own in an nn.Sequential, so a learned belief network has no place; use belief='tied'.")
+
 def _fresh(layer:nn.Module)->nn.Module:
-    "A new layer of the same shape, with a bias and weights of its own."
+    "A new layer of the same shape, with a bias and weights of its own and without spectral norm."
+    if not isinstance(layer, _WEIGHTED): return nn.Sequential(*(_fresh(m) if any(True for _ in m.parameters()) else copy.deepcopy(m) for m in layer.children()))
     if isinstance(layer, nn.Linear): new = nn.Linear(layer.in_features, layer.out_features)
     else:
-        more = {"output_padding": layer.output_padding} if isinstance(layer, nn.ConvTranspose2d) else {"padding_mode": layer.padding_mode}
-        kind = nn.ConvTranspose2d if isinstance(layer, nn.ConvTranspose2d) else nn.Conv2d
-        new = kind(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, dilation=layer.dilation, groups=layer.groups, **more)
+        turned = isinstance(layer, nn.ConvTranspose2d)
+        more = {"output_padding": layer.output_padding} if turned else {"padding_mode": layer.padding_mode}
+        new = (nn.ConvTranspose2d if turned else nn.Conv2d)(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding,
+                                                            dilation=layer.dilation, groups=layer.groups, **more)
     return new.to(layer.weight.device, layer.weight.dtype)
-
-def _tie_all(parent:nn.Module, after, alpha, beta)->int:
-    "Replace the activations among the children; the units' input is their own pre-activation."
-    found = [name for name, child in parent.named_children() if isinstance(child, after)]
-    for name in found: parent._modules[name] = StandoutLayer(nn.Identity(), parent._modules[name], alpha, beta)
-    return len(found)
-
-def _learn_all(parent:nn.Module, after, alpha, beta)->int:
-    "Replace layer, norm and activation in a row by one block; places that fall free pass everything on."
-    if not isinstance(parent, nn.Sequential): return 0
-    found = 0
-    for i, act in enumerate(parent):
-        if not isinstance(act, after): continue
-        first = i - 2 if i > 1 and isinstance(parent[i - 1], _NORMS) else i - 1
-        if first < 0 or not isinstance(parent[first], _WEIGHTED): continue
-        layer = parent[first] if first == i - 1 else nn.Sequential(parent[first], parent[i - 1])
-        block = StandoutLayer(layer, act, belief=_fresh(parent[first]))
-        for j in range(first, i + 1): parent[j] = block if j == first else nn.Identity()
-        found += 1
-    return found
 
 # %% ../nbs/24_adaptive_dropout.ipynb #8b1c347b
 class DenseAutoencoder(nn.Module):

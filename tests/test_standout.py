@@ -14,6 +14,7 @@ from torch import nn
 
 from deepswap.core import UsageError, WeightsError
 from deepswap.gan import Discriminator, Generator, r1_penalty
+from deepswap.layers import ConvBlock, Upsample
 from deepswap.people import render, sample_people
 from deepswap.standout import (
     DenseAutoencoder,
@@ -172,7 +173,8 @@ def test_any_network(belief):
     for net, x in (
         (Generator(8, 16, 4), torch.randn(3, 8)),
         (Discriminator(16, 4), torch.rand(3, 3, 16, 16)),
-        (Discriminator(16, 4, norm="batch"), torch.rand(3, 3, 16, 16)),
+        (Discriminator(16, 4, norm="spectral"), torch.rand(3, 3, 16, 16)),
+        (nn.Sequential(ConvBlock(3, 4, norm=nn.BatchNorm2d), Upsample(4, 5, "shuffle"), nn.ReLU()), torch.rand(3, 3, 8, 8)),
     ):
         shape, acts = net(x).shape, sum(isinstance(m, (nn.ReLU, nn.LeakyReLU)) for m in net.modules())
         assert add_standout(net, belief=belief) is net and net(x).shape == shape
@@ -275,6 +277,13 @@ def test_options_are_arguments():
         assert type(made)(**made.config).config == made.config
 
 
+def test_nothing_is_changed_where_one_activation_has_no_place():
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Flatten(), nn.ReLU())
+    with pytest.raises(UsageError, match="tied"):
+        add_standout(net, belief="learned")
+    assert not [m for m in net.modules() if isinstance(m, StandoutLayer)]
+
+
 def one_line(e):
     return "\n" not in str(e.value) and 20 < len(str(e.value)) < 300
 
@@ -288,6 +297,7 @@ def one_line(e):
         lambda: add_standout(nn.Linear(2, 2)),
         lambda: add_standout(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), belief="strong"),
         lambda: add_standout(nn.ModuleList([nn.Linear(2, 2), nn.ReLU()]), belief="learned"),
+        lambda: add_standout(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.ReLU()), belief="learned"),
         lambda: DenseAutoencoder(16, 8, "some"),
         lambda: DenseAutoencoder(16, 8)(torch.zeros(1, 3, 8, 8)),
         lambda: DenseAutoencoder(16, 8)(torch.zeros(1, 1, 16, 16)),
