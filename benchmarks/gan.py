@@ -103,9 +103,8 @@ def seeds(args):
     faces = open_faces(f"procedural:n={people}", size)
     real = features(torch.cat([faces.batch(torch.arange(i, min(i + 200, people))).image for i in range(0, people, 200)]))
     half = people // 2
-    runs = [("recommended", {}, s) for s in range(2 if args.fast else 5)] + [
-        ("greedy G, lr_g x 10", {"lr_g": 10 * GAN(size=8, width=1).config["lr_g"]}, 0)
-    ]
+    others = [("spectral norm in D", {"norm": "spectral"}, 0), ("greedy G, lr_g x 10", {"lr_g": 10 * GAN(size=8, width=1).config["lr_g"]}, 0)]
+    runs = [("recommended", {}, s) for s in range(2 if args.fast else 5)] + others
     for setup, options, seed in runs:
         seed_everything(seed)
         gan, score, start = GAN(size=size, width=8 if args.fast else 32, **options), Score(real[:half], (epoch, steps)), time.perf_counter()

@@ -258,10 +258,11 @@ def wishes(
 def best_logit(self:Playground,
     spread:float=0.1, # both samples are smoothed by Gaussians of this width
 ):
-    "Equation (3) for the present fakes: the logit of the best discriminator, as a function of points."
+    "Equation (3) for the present fakes, and 'I can't tell' where neither kind has been: a logit as a function of points."
     q = Mixture(self.fakes()[:500], spread=spread)
     p = Mixture(self.data.places, spread=math.hypot(spread, self.data.spread))
-    return lambda x: p.log_density(x) - q.log_density(x)
+    some = lambda d, x: (d.log_density(x).exp() + 0.01).log()          # a touch of both everywhere
+    return lambda x: some(p, x) - some(q, x)
 
 # %% ../nbs/20_gan.ipynb #3f20fe24
 @patch
@@ -271,7 +272,9 @@ def draw(self:Playground, ax, logit, arrows:bool=False):
     x = self.fakes()[:200]
     landscape(ax, logit)
     for dots, color in ((self.shown[:200], PALETTE["real"]), (x, PALETTE["fake"])): ax.scatter(*dots.T, s=9, color=color, edgecolors=PALETTE["ink"], linewidths=.3)
-    if arrows: ax.quiver(*x[:60].T, *wishes(self.game, x)[:60].T, color=PALETTE["generator"], width=.006, scale=20, zorder=3)
+    if not arrows: return
+    w = wishes(self.game, x[:80])
+    ax.quiver(*x[:80].T, *(w / w.norm(dim=1).max().clamp(min=1e-9) / 2).T, color=PALETTE["generator"], width=.007, angles="xy", scale_units="xy", scale=1, zorder=3)
 
 @patch
 def picture(self:Playground):
@@ -281,7 +284,7 @@ def picture(self:Playground):
     self.draw(left, self.game.discriminator, arrows=True); self.draw(middle, self.best_logit())
     left.set_title(f"D after {self.moves.count('d')} steps, G after {self.moves.count('g')}"); middle.set_title("the best D for these fakes")
     right.plot(self.scores, color=PALETTE["ink"])
-    right.set(title=f"divergence {self.scores[-1]:.2f} bits", xlabel="moves", ylim=(0, 1.02))
+    right.set(title=f"divergence {self.scores[-1]:.2f} bits", xlabel="moves", ylabel="JS, bits", ylim=(0, 1.02))
     return fig
 
 # %% ../nbs/20_gan.ipynb #bf671d5e

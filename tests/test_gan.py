@@ -6,7 +6,30 @@ import pytest
 import torch
 
 from deepswap.core import DeepswapError, UsageError, WeightsError
-from deepswap.gan import GAN, OBJECTIVES, Discriminator, Generator, Minimax, NonSaturating, Objective, PointGAN, get_objective
+from deepswap.gan import (
+    GAN,
+    OBJECTIVES,
+    POINTS,
+    Album,
+    Discriminator,
+    Generator,
+    Minimax,
+    Mixture,
+    NonSaturating,
+    Objective,
+    Playground,
+    PointGAN,
+    coverage,
+    get_objective,
+    js_divergence,
+    landscape,
+    latent_walk,
+    modes_covered,
+    nearest,
+    points,
+    r1_penalty,
+    wishes,
+)
 from deepswap.train import Trainer, load_method
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -149,3 +172,123 @@ def test_saved_weights_come_back_and_others_are_refused(tmp_path):
     with pytest.raises(WeightsError) as e:
         load_method(tmp_path / "cut.safetensors")
     one_line(e.value)
+
+
+@pytest.mark.parametrize("what", [*POINTS, "0,0; 1,0.5"])
+def test_mixtures_sample_from_their_density(what):
+    data = points(what, spread=0.1)
+    x, n = data.sample(4000), 160
+    side = ((torch.arange(n) + 0.5) / n * 2 - 1) * 2
+    density = data.log_density(torch.cartesian_prod(side, side)).exp()
+    assert abs(float(density.sum() * (4 / n) ** 2) - 1) < 1e-2
+    mean = (density[:, None] * torch.cartesian_prod(side, side)).sum(0) / density.sum()
+    assert torch.allclose(x.mean(0), mean, atol=0.08)
+    assert next(iter(data)).shape == (128, 2)
+
+
+@pytest.mark.parametrize("bad", ["a heart", "1,2; 3", "", "1;2", [[1.0, 2.0, 3.0]], []])
+def test_points_that_are_none(bad):
+    with pytest.raises(UsageError) as e:
+        points(bad)
+    one_line(e.value)
+
+
+def test_an_expert_learns_p_over_p_plus_q():
+    "Goodfellow and others 2014, proposition 1, with two fixed Gaussians."
+    torch.manual_seed(0)
+    real, fake = Mixture([[0.4, 0.0]], 256, 0.4), Mixture([[-0.4, 0.0]], 256, 0.4, seed=1)
+    m = PointGAN(width=32, lr_d=5e-3)
+    optimizer = m.optimizers()["d"]
+    for _ in range(300):
+        optimizer.zero_grad()
+        Minimax().d_loss(m.discriminator(real.sample(256))[:, 0], m.discriminator(fake.sample(256))[:, 0]).backward()
+        optimizer.step()
+    x = torch.cat([real.sample(500), fake.sample(500)])
+    best = torch.sigmoid(real.log_density(x) - fake.log_density(x))
+    assert (m.discriminator(x)[:, 0].sigmoid() - best).abs().mean() < 0.06
+
+
+def test_divergence_and_modes():
+    ring = points("ring")
+    a, b = ring.sample(3000), ring.sample(3000)
+    assert js_divergence(a, a) == 0 and js_divergence(a, b) < 0.1 < 0.3 < js_divergence(a, b * 0.5)
+    assert abs(js_divergence(a, b + 9) - js_divergence(b + 9, a)) < 1e-9  # symmetric, far points are clamped into the last cells
+    assert modes_covered(a, ring.centres())[0] == 8 and modes_covered(a[a[:, 0] > 0], ring.centres())[0] < 6
+    assert modes_covered(torch.zeros(5, 2), ring.centres()) == (0, 0.0)
+
+
+def test_neighbours_and_coverage():
+    x = torch.randn(50, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    far, which = nearest(x[:7], x)
+    assert which.tolist() == list(range(7)) and far.max() < 1e-3
+    assert abs(float(nearest(torch.zeros(1, 2), torch.tensor([[3.0, 4.0], [9.0, 9.0]]))[0]) - 5 / math.sqrt(2)) < 1e-5
+    features = torch.randn(400, 3, generator=torch.Generator().manual_seed(1))
+    assert coverage(features[:200], features[200:]) > 0.9 and coverage(features[:200], features[200:] * 0 + features[0]) < 0.2
+    with pytest.raises(UsageError) as e:
+        nearest(x, x[:2], 3)
+    one_line(e.value)
+
+
+def test_r1_and_wishes_are_gradients():
+    line = torch.nn.Linear(2, 1, bias=False)
+    line.weight.data = torch.tensor([[3.0, 4.0]])
+    assert torch.allclose(r1_penalty(line, torch.randn(6, 2)), torch.tensor(25.0))
+    game = PointGAN()
+    game.discriminator = line
+    x = torch.randn(5, 2)
+    assert torch.allclose(wishes(game, x), torch.sigmoid(-line(x)) * line.weight, atol=1e-6)  # (1 - D) times the slope
+    with torch.no_grad():
+        assert r1_penalty(line, x) > 0  # also where gradients are off
+
+
+def test_playground_is_a_film_that_can_be_wound():
+    p = Playground("0,0; 1,1", k=2, batch=32)
+    p.at(7)
+    assert p.moves == "ddgddgd" and len(p.scores) == 8
+    there, state = p.fakes(), torch.get_rng_state()
+    p.at(2)
+    p.at(7)
+    assert torch.equal(p.fakes(), there) and torch.equal(torch.get_rng_state(), state)
+    before = p.fakes()
+    p.move("d")
+    assert torch.equal(p.fakes(), before)
+    p.rounds(1)
+    assert not torch.equal(p.fakes(), before) and p.moves == "ddgddgd" + "d" + "gdd"
+    assert p.picture().jpeg()[:2] == b"\xff\xd8"
+
+
+def test_landscape_is_upright():
+    from deepswap.show import figure
+
+    says = landscape(figure()[1], lambda x: 9 * x[:, 1], n=10)
+    assert says.shape == (10, 10) and says[0].max() < 0.1 and says[-1].min() > 0.9
+
+
+def test_latent_walk_keeps_the_length():
+    a = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
+    walk = latent_walk(a, 9)
+    assert walk.shape == (9, 64) and torch.allclose(walk[[0, 4, 8]], a, atol=1e-4)
+    assert walk.norm(dim=1).min() > a.norm(dim=1).min() - 1e-3
+    assert torch.isfinite(latent_walk(a[[0, 0]], 4)).all()
+    for bad in ((a[:1], 3), (a, 1)):
+        with pytest.raises(UsageError) as e:
+            latent_walk(*bad)
+        one_line(e.value)
+
+
+def test_album_keeps_previews_of_the_same_codes():
+    album = Album()
+    t = trainer(steps=4, callbacks=[album])
+    t.preview_every = 2
+    t.fit()
+    assert len(album) == 2 and [album[i][0] for i in (0, 1)] == [2, 4] and album[0][1].shape == (36, 3, 16, 16)
+    assert (album[1][1] - t.method.sample(36, seed=0)).abs().max() < 0.01
+
+
+def test_toy_game_learns_the_ring():
+    torch.manual_seed(0)
+    game, data = PointGAN(lr_g=2e-3, lr_d=2e-3), points("ring", 128)
+    t = Trainer(game, data, steps=400, seed=0, progress=False, preview_every=1000, log_every=100)
+    before = js_divergence(game.generator(game.noise(1000)), data.sample(1000))
+    t.fit()
+    assert js_divergence(game.generator(game.noise(1000)), data.sample(1000)) < before - 0.2
