@@ -84,6 +84,7 @@ class GrowingDiscriminator(nn.Module):
         while self.step < step: self.grow()
         self.settle()
 
+# %% ../nbs/23_progressive.ipynb #c83a5651
 @patch
 def grow(self:GrowingDiscriminator):
     "Add a layer before the last one; the old ending stays beside the new one until `settle`."
@@ -141,6 +142,7 @@ class ProgressiveCycleGAN(CycleGAN):
     def new_generator(self): return GrowingGenerator(self.config["ngf"], self.part, self.config["norm"], self.config["up"])
     def new_discriminator(self): return GrowingDiscriminator(self.config["ndf"], self.config["size"], self.part, self.config["norm"])
 
+# %% ../nbs/23_progressive.ipynb #017c3633
 @patch
 def place(self:ProgressiveCycleGAN, i:int, steps:int)->tuple:
     "Growth step and alpha of training step `i`."
