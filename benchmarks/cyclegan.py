@@ -262,7 +262,7 @@ def keep(kind, found, same, a):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("--known", choices=("person", *CHANGES), help="train on a task with known answers")
+    p.add_argument("--known", choices=("person", "dye", *CHANGES), help="train on a task with known answers")
     p.add_argument("--arm", choices=ARMS, default="full")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--steps", type=int, default=800, help="training steps of --known and --london")

@@ -19,14 +19,13 @@ from .gan import get_objective
 from .layers import ConvBlock, ResBlock, Upsample, init_normal
 from .norms import norm_layer
 from .objectives import LeastSquares
-from .people import People, Rendered, Scene, render, sample_people
+from .people import People, Rendered, Scene, Style, render, sample_people
 from .train import DropOnPlateau, LinearDecay, Method, register
 
 # %% ../nbs/22_cyclegan.ipynb #c34e0072
 CHANGES = {"beard": ({"beard": 0., "moustache": 0., "stubble": 0.}, {"beard": .9, "moustache": .8, "stubble": 0.}),
            "smile": ({"smile": -.2, "mouth_open": 0.}, {"smile": .9, "mouth_open": .1}),
-           "hair": ({"hair_tone": .1, "hair_red": 0., "hair_grey": 0.}, {"hair_tone": .95, "hair_red": 0., "hair_grey": 0.}),
-           "dye": ({}, {"hair_tone": .05, "hair_red": 0., "hair_grey": 0.})} # task -> what domain a has, what b has
+           "hair": ({"hair_tone": .1, "hair_red": 0., "hair_grey": 0.}, {"hair_tone": .95, "hair_red": 0., "hair_grey": 0.})} # task -> what domain a has, what b has
 
 LIVELY = {"yaw": 2, "pitch": 2, "roll": 2, "shift_x": 3, "shift_y": 3, "zoom": 2} # by how much the heads of 'person' move more than in the easy preset
 
@@ -39,30 +38,35 @@ class KnownTask:
     test_b: Rendered
 
 def known_task(
-    name:str="person", # 'person', 'beard', 'smile', 'hair' (black to blond) or 'dye' (any colour to black)
+    name:str="person", # 'person', 'beard', 'smile', 'hair' (black to blond) or 'dye' (one person's hair, any colour to black)
     size:int=32, # side in pixels
-    n:int=512, # pictures in each domain; no scene, and apart from 'person' nobody, is in two places
+    n:int=512, # pictures in each domain; no scene, and apart from 'person' and 'dye' nobody, is in two places
     test:int=64, # held-out pictures
     seed:int=5, # decides the people and the scenes
-    two:tuple=(3, 4), # the two of 'person', by number as in 'procedural:person=3'
+    two:tuple=(3, 4), # the two of 'person', by number; 'dye' takes the second as in 'procedural:person=3'
 )->KnownTask:
     "A translation of procedural people for which the right answer can be drawn."
-    if name not in ("person", *CHANGES): raise UsageError(f"There is no task {name!r}; choose one of person, {', '.join(CHANGES)}.")
+    if name not in ("person", "dye", *CHANGES): raise UsageError(f"There is no task {name!r}; choose one of person, dye, {', '.join(CHANGES)}.")
     if min(n, test) < 2: raise UsageError(f"n is {n} and test is {test}; give 2 or more of each.")
-    turn = _person_turn(two, seed, 2 * n + test) if name == "person" else _change_turn(CHANGES[name], seed, 2 * n + test)
+    turn = _change_turn(CHANGES[name], seed, 2 * n + test) if name in CHANGES else _person_turn(two, seed, 2 * n + test, name == "dye")
     part = [slice(0, n), slice(n, 2 * n), slice(2 * n, None)]
     return KnownTask(ProceduralFaces(size=size, people=turn(0, part[0])), ProceduralFaces(size=size, people=turn(1, part[1])),
                      render(turn(0, part[2]), size), render(turn(1, part[2]), size))
 
 # %% ../nbs/22_cyclegan.ipynb #51c7452d
-def _person_turn(two, seed:int, total:int):
-    "(side, pictures) -> People: one of two persons in scenes of one room."
-    who, mean = [sample_people(1, seed=10**6 + k) for k in two], Scene(n=1)
+def _person_turn(two, seed:int, total:int, dye:bool=False):
+    "(side, pictures) -> People: one of two persons in scenes of one room; or the second person, with hair of any colour or black."
+    who, mean = [sample_people(1, seed=10**6 + k) for k in (two[1:] * 2 if dye else two)], Scene(n=1)
     scene = sample_people(1, "easy", seed, total).scene
     scene = scene.replace(**{k: getattr(mean, k) + by * (getattr(scene, k) - getattr(mean, k)) for k, by in LIVELY.items()})
+    styles = [w.style.repeat(total) for w in who]
+    if dye:
+        any_colour = Style.sample(total, seed)
+        long = styles[0].replace(hair_cut=5., hair_grey=0., hair_volume=1.)
+        styles = [long.replace(hair_tone=.3 + .7 * any_colour.hair_tone, hair_red=any_colour.hair_red), long.replace(hair_tone=0., hair_red=0.)]
     def turn(side, i):
         count = len(scene.values[i])
-        return People(who[side].identity.repeat(count), who[side].style.repeat(count), scene[i], torch.full((count,), side))
+        return People(who[side].identity.repeat(count), styles[side][i], scene[i], torch.full((count,), side))
     return turn
 
 def _change_turn(change, seed:int, total:int):
