@@ -35,6 +35,7 @@ class ConvBlock(nn.Sequential):
                  pad:str="zeros", # what lies outside the picture: 'zeros', 'reflect' or 'replicate'
                  dropout:float=0., # share of numbers set to 0 in training
                  bias=None): # None: only where no normalisation takes it away again
+        if pad not in ("zeros", "reflect", "replicate"): raise UsageError(f"{pad!r} is no padding; choose one of zeros, reflect, replicate.")
         conv = nn.Conv2d(cin, cout, kernel, stride, (kernel - 1) // 2, bias=norm is None if bias is None else bias, padding_mode=pad)
         super().__init__(conv, *([norm(cout)] if norm else []), *activation(act), *([nn.Dropout(dropout)] if dropout else []))
 
@@ -48,8 +49,14 @@ class ResBlock(nn.Module):
         super().__init__()
         self.residual = nn.Sequential(ConvBlock(channels, channels, norm=norm, pad=pad, dropout=dropout),
                                       ConvBlock(channels, channels, norm=norm, pad=pad, act=None))
+        self.channels = channels
     def forward(self, x): # (B, channels, H, W) -> the same
+        _check(x, self.channels, "residual block")
         return x + self.residual(x)
+
+def _check(x, channels:int, part:str):
+    "One sentence for features of the wrong shape."
+    if x.ndim != 4 or x.shape[1] != channels: raise UsageError(f"The features have shape {tuple(x.shape)}; this {part} takes (B, {channels}, H, W).")
 
 # %% ../nbs/10_networks.ipynb #8f6dafcf
 def checkerboard(
@@ -112,7 +119,8 @@ class SelfAttention(nn.Module):
     def __init__(self, channels:int, # in and out
                  reduction:int=8): # queries, keys and values have channels / reduction numbers: k of the paper
         super().__init__()
-        inner = max(1, channels // reduction)
+        if reduction < 1: raise UsageError(f"The reduction is {reduction}; give a whole number from 1 up.")
+        self.channels, inner = channels, max(1, channels // reduction)
         self.query, self.key, self.value = (nn.Conv2d(channels, inner, 1, bias=False) for _ in range(3))
         self.out = nn.Conv2d(inner, channels, 1, bias=False)
         self.gamma = nn.Parameter(torch.zeros(()))
@@ -121,6 +129,7 @@ class SelfAttention(nn.Module):
         q, k = self.query(x).flatten(2), self.key(x).flatten(2)                    # (B, C/k, N) each
         return (q.transpose(1, 2) @ k).softmax(-1)
     def forward(self, x): # (B, channels, H, W) -> the same
+        _check(x, self.channels, "self-attention")
         mixed = self.value(x).flatten(2) @ self.attention(x).transpose(1, 2)       # (B, C/k, N)
         return x + self.gamma * self.out(mixed.unflatten(2, x.shape[2:]))
 
