@@ -44,11 +44,6 @@ def modulate(
     def spread(p): return p if p.ndim == 4 else p[..., None, None]
     return spread(gamma) * x + spread(beta)
 
-# %% ../nbs/11_normalisation.ipynb #458a65fb
-def _check(x, channels:int, module:str):
-    "One sentence for features of the wrong shape."
-    if x.ndim != 4 or x.shape[1] != channels: raise UsageError(f"The features have shape {tuple(x.shape)}; this {module} takes (B, {channels}, H, W).")
-
 # %% ../nbs/11_normalisation.ipynb #1502936e
 class BatchNorm(nn.Module):
     "Batch normalisation from its equation (thesis, 3.1 to 3.3); parameters and buffers are named as torch's, so weights can be exchanged."
@@ -67,13 +62,17 @@ class BatchNorm(nn.Module):
         self.register_buffer("num_batches_tracked", torch.tensor(0))
 
 # %% ../nbs/11_normalisation.ipynb #e53e34af
+def _check(x, channels:int, module:str):
+    "One sentence for features of the wrong shape."
+    if x.ndim != 4 or x.shape[1] != channels: raise UsageError(f"The features have shape {tuple(x.shape)}; this {module} takes (B, {channels}, H, W).")
+
 @patch
 def forward(self:BatchNorm, x:torch.Tensor)->torch.Tensor: # (B, C, H, W) -> same
     "Batch statistics while training, running statistics in evaluation."
     _check(x, self.channels, "batch normalisation")
     if self.training: self.observe(x)
-    mean, var = (self.running_mean, self.running_var)
-    h = normalise(x, (0, 2, 3), self.eps) if self.training else (x - mean[:, None, None]) / (var + self.eps).sqrt()[:, None, None]
+    mean, std = self.running_mean[:, None, None], (self.running_var + self.eps).sqrt()[:, None, None]
+    h = normalise(x, (0, 2, 3), self.eps) if self.training else (x - mean) / std
     return h if self.weight is None else modulate(h, self.weight, self.bias)
 
 @patch
