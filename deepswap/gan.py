@@ -90,7 +90,7 @@ def js_divergence(
     kl = lambda u, v: (torch.xlogy(u, u) - torch.xlogy(u, v)).sum()
     return float(kl(p, (p + q) / 2) + kl(q, (p + q) / 2)) / (2 * math.log(2))
 
-# %% ../nbs/20_gan.ipynb #692d57ed
+# %% ../nbs/20_gan.ipynb #9489416e
 class Objective:
     "What discriminator and generator minimise, as pure functions of the discriminator's logits."
     name, k = None, 1 # in `OBJECTIVES`; the usual number of discriminator steps
@@ -101,6 +101,7 @@ class Objective:
     def g_loss(self, fake): "(n,) logits of fakes -> what G minimises."; raise NotImplementedError
     def penalty(self, discriminator, real, fake): "An extra term for D, or None."; return None
 
+# %% ../nbs/20_gan.ipynb #74ac8cbd
 OBJECTIVES = {} # name -> class; each chapter enters its own
 
 def get_objective(
@@ -233,6 +234,7 @@ def move(self:Playground,
         else: self.trainer.update("g", self.game.g_losses, z)
     self.moves += player; self.scores.append(self.score())
 
+# %% ../nbs/20_gan.ipynb #ce9d7019
 @patch
 def rounds(self:Playground, n:int=50):
     "So many rounds of algorithm 1: k moves of D and one of G each."
@@ -254,6 +256,7 @@ def wishes(
     loss = game.objective.g_loss(game.discriminator(x).flatten())
     return -torch.autograd.grad(loss, x)[0] * len(x)                   # the loss is a mean over n
 
+# %% ../nbs/20_gan.ipynb #21dee0c6
 @patch
 def best_logit(self:Playground,
     spread:float=0.1, # both samples are smoothed by Gaussians of this width
@@ -418,7 +421,7 @@ class Album:
     def __len__(self): return len(self.pages)
     def __getitem__(self, i): step, pixels = self.pages[i]; return step, dequantise(pixels)
 
-# %% ../nbs/20_gan.ipynb #882c149c
+# %% ../nbs/20_gan.ipynb #648cf146
 def nearest(
     a, # (n, ...) pictures, points or features
     b, # (m, ...) to search
@@ -430,6 +433,7 @@ def nearest(
     far, which = (torch.cat(t) for t in zip(*rows))
     return far / math.sqrt(a[0].numel()), which
 
+# %% ../nbs/20_gan.ipynb #882c149c
 def coverage(
     real, # (n, F) features
     fake, # (m, F) features
