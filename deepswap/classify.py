@@ -254,10 +254,7 @@ class FeatureSpace(nn.Module):
         self.length = (self.net.answers if layer == "hidden" else self.net.hidden[0]).in_features
 
     @torch.no_grad()
-    def forward(self,
-        images:torch.Tensor, # (B, 3, H, W) in [-1, 1]; other sizes are resized with anti-aliasing
-        batch:int=128, # pictures at a time
-    )->torch.Tensor: # (B, length)
+    def forward(self, images, batch=128): # (B, 3, H, W) in [-1, 1], any size; pictures at a time -> (B, length)
         "Features of pictures, on the device of the network."
         if images.ndim != 4 or images.shape[1] != 3 or not len(images): raise UsageError(f"The pictures have shape {tuple(images.shape)}; give (B, 3, H, W) with values in [-1, 1].")
         device, see = next(self.net.parameters()).device, self.net.features if self.layer == "hidden" else self.net.body
@@ -513,13 +510,10 @@ def fit(self:RealOrFake,
     opt = torch.optim.Adam(self.net.parameters(), lr)
     for step in range(steps):
         self.train()
-        turn = [pools[(step + k) % len(pools)] for k in range(half)]   # a place for each generator in turn
-        false = torch.stack([p[torch.randint(len(p), ())] for p in turn])
-        x = torch.cat([real[torch.randint(cut, (half,))], false]).to(dev)
+        turn = (pools[(step + k) % len(pools)] for k in range(half))   # the generators take turns
+        x = torch.cat([real[torch.randint(cut, (half,))], torch.stack([p[torch.randint(len(p), ())] for p in turn])]).to(dev)
         x = torch.where(torch.rand(len(x), 1, 1, 1, device=dev) < .5, x.flip(-1), x)
-        y = (torch.arange(len(x), device=dev) < half).float()
-        loss = F.binary_cross_entropy_with_logits(self(x), y)
+        loss = F.binary_cross_entropy_with_logits(self(x), (torch.arange(2 * half, device=dev) < half).float())
         opt.zero_grad(); loss.backward(); opt.step()
-    self.threshold.zero_()
-    self.threshold.fill_(float(self.judge(real[cut:]).quantile(1 - self.keep)))
+    self.threshold += self.judge(real[cut:]).quantile(1 - self.keep).to(dev)
     return self
