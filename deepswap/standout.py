@@ -238,9 +238,9 @@ class StandoutGAN(GAN):
     options = {k: v for k, v in GAN.options.items() if k != "smoothing"} | {
         "where": "none, g, d or both", "alpha": "of the tied form; 0 is plain dropout", "beta": "of the tied form", "belief": "tied or learned"}
     def __init__(self, where:str="d", alpha:float=1., beta:float=0., belief:str="tied", objective="non-saturating", latent:int=100, size:int=64, width:int=64,
-                 k:int=0, optimizer:str="adam", norm:str="spectral", lr_g:float=2e-4, lr_d:float=2e-4, r1:float=0.):
+                 k:int=0, optimizer:str="adam", norm:str="batch", lr_g:float=4e-4, lr_d:float=4e-4, r1:float=0.):
         if where not in ("none", "g", "d", "both"): raise UsageError(f"where is {where!r}; choose 'none', 'g', 'd' or 'both'.")
-        super().__init__(objective, latent, size, width, k, optimizer=optimizer, norm=norm, lr_g=lr_g, lr_d=lr_d, r1=r1)
+        super().__init__(objective=objective, latent=latent, size=size, width=width, k=k, optimizer=optimizer, norm=norm, lr_g=lr_g, lr_d=lr_d, r1=r1)
         self.config |= {"where": where, "alpha": alpha, "beta": beta, "belief": belief}
         for net, touched in ((self.generator, ("g", "both")), (self.discriminator, ("d", "both"))):
             if where in touched: add_standout(net, alpha, beta, belief)
