@@ -292,3 +292,13 @@ def test_toy_game_learns_the_ring():
     before = js_divergence(game.generator(game.noise(1000)), data.sample(1000))
     t.fit()
     assert js_divergence(game.generator(game.noise(1000)), data.sample(1000)) < before - 0.2
+
+
+def test_run_by_name_with_one_attribute():
+    from deepswap.train import run
+
+    t = run("gan", "procedural:smiling,n=12", size=16, batch=4, steps=2, options={"latent": 5, "width": 4, "k": 2}, progress=False)
+    assert t.method.config["latent"] == 5 and t.preview().shape == (36, 3, 16, 16)
+    assert t.history[-1]["step"] == 2
+    p = run("point-gan", "grid", batch=16, steps=2, progress=False)
+    assert p.preview().shape == (1, 3, 128, 128)
