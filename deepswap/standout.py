@@ -131,7 +131,7 @@ def posterior_targets(
     keep:torch.Tensor, # (units,) bool: the mask that was drawn
     logits:torch.Tensor, # (units,) of the belief network
 )->torch.Tensor: # (units,) probability that the unit should have been kept
-    "Flip each unit in turn and ask the data: f(logit - (loss with it - loss without it)), Ba and Frey's section 3.1."
+    "Flip each unit in turn and ask the data: f(logit - (loss with it - loss without it)), after Ba and Frey's section 3.1."
     n = len(keep)
     masks = keep.float().repeat(2 * n, 1)
     masks[:n].fill_diagonal_(1.); masks[n:].fill_diagonal_(0.)
