@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from deepswap.classify import SPACE, features, frechet_distance  # noqa: E402
 from deepswap.core import TrainingError, pick_device  # noqa: E402
-from deepswap.gan import GAN, PointGAN  # noqa: E402
+from deepswap.gan import GAN, PointGAN, modes_covered  # noqa: E402
 from deepswap.people import render, sample_people  # noqa: E402
 from deepswap.show import mosaic, to_jpeg  # noqa: E402
 from deepswap.train import Trainer  # noqa: E402
@@ -72,10 +72,10 @@ class Deck:
         while True: yield self.images[torch.randint(len(self.images), (self.batch,), generator=self.dice)]
 
 
-def covered(x, data, sigmas=3, least=0.02):
+def covered(x, data):
     "How many modes hold at least 2 % of the points within three sigma, and what share of all points lies so near to any."
-    near = torch.cdist(x, data.places) < sigmas * data.spread      # (n, K)
-    return {"modes": int((near.float().mean(0) >= least).sum()), "good": round(float(near.any(1).float().mean()), 4)}
+    modes, good = modes_covered(x, data.places, reach=3 * data.spread, share=0.02 * data.modes)
+    return {"modes": modes, "good": round(good, 4)}
 
 
 def train(method, data, steps, seed, read, device, seconds=math.inf, readings=4):
@@ -135,7 +135,9 @@ def enter(part, runs, settings):
         old = book.get(part, {"runs": []})
         fresh = {(r["label"], r["seed"]) for r in runs}
         kept = [r for r in old["runs"] if (r["label"], r["seed"]) not in fresh]
-        book[part] = {**settings, "runs": sorted(kept + runs, key=lambda r: (ORDER.index(r["label"]), r["seed"]))}
+        seeds = sorted({r["seed"] for r in kept + runs})
+        command = f"python benchmarks/objectives.py {part} --seeds {' '.join(map(str, seeds))} --save"  # or seed by seed
+        book[part] = {**settings, "command": command, "runs": sorted(kept + runs, key=lambda r: (ORDER.index(r["label"]), r["seed"]))}
         path.write_text(json.dumps(book, indent=1) + "\n")
     (RESULTS / ".objectives.lock").unlink(missing_ok=True)
 
@@ -169,8 +171,7 @@ def main():
             runs.append({"label": label, "seed": seed, **out})
             print(json.dumps({k: v for k, v in runs[-1].items() if k != "curve"}), file=sys.stderr, flush=True)
     chip = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    settings |= dict(steps=steps, device=f"{device.type}, {chip}, {torch.get_num_threads()} thread(s)", torch=torch.__version__, date=datetime.date.today().isoformat(),
-                     command=f"python benchmarks/objectives.py {a.part} --seeds {' '.join(map(str, a.seeds))} --save")
+    settings |= dict(steps=steps, device=f"{device.type}, {chip}, {torch.get_num_threads()} thread(s)", torch=torch.__version__, date=datetime.date.today().isoformat())
     if a.save and not a.fast: enter(a.part, runs, settings)
     key, worse = ("modes", lambda v: v < 4) if a.part == "ring" else ("fid", lambda v: v > settings["yardstick"]["mean face"])
     print(json.dumps({"part": a.part, **settings, "table": dict(table(runs, key, worse))}))

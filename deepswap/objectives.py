@@ -10,6 +10,7 @@ import sys
 from contextlib import nullcontext
 
 import torch
+from torch import nn
 
 from .core import UsageError
 from .gan import GAN, OBJECTIVES, Objective, get_objective
@@ -57,6 +58,8 @@ def slopes(
     fake:torch.Tensor, # (n, ...)
 )->torch.Tensor: # (n,) 0 or more; can be differentiated again
     "How steep D is at random places between real data and fakes (Gulrajani and others 2017, algorithm 1)."
+    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in getattr(discriminator, "modules", tuple)()):
+        raise UsageError("The discriminator has batch norm, but a gradient penalty needs one that judges each picture by itself; choose norm='none' or 'spectral'.")
     share = torch.rand(len(real), *[1] * (real.ndim - 1), device=real.device)          # one epsilon for each pair
     between = (share * real + (1 - share) * fake).detach().float().requires_grad_()
     plain = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
@@ -99,8 +102,8 @@ class LSGAN(GAN):
     options = {"a": "D's answer for fakes", "b": "D's answer for real data", "c": "the answer that G aims at"} | {
         k: v for k, v in GAN.options.items() if k not in ("objective", "smoothing")}
     def __init__(self, a:float=0., b:float=1., c:float=1., latent:int=100, size:int=64, width:int=64, k:int=0,
-                 optimizer:str="adam", norm:str="spectral", lr_g:float=2e-4, lr_d:float=2e-4, r1:float=0.):
-        super().__init__(LeastSquares(a, b, c), latent, size, width, k, 0., optimizer, norm, lr_g, lr_d, r1)
+                 optimizer:str="adam", norm:str="spectral", lr_g:float=4e-4, lr_d:float=4e-4, r1:float=0.):
+        super().__init__(LeastSquares(a, b, c), latent, size, width, k, optimizer=optimizer, norm=norm, lr_g=lr_g, lr_d=lr_d, r1=r1)
         self.config = {"a": a, "b": b, "c": c} | {k: v for k, v in self.config.items() if k != "objective"}
 
 @register
@@ -111,8 +114,7 @@ class WGAN(GAN):
         k: v for k, v in GAN.options.items() if k not in ("objective", "smoothing", "r1", "optimizer")}
     def __init__(self, weight:float=10., one_sided:bool=False, latent:int=100, size:int=64, width:int=64, k:int=0,
                  norm:str="none", lr_g:float=1e-4, lr_d:float=1e-4):
-        if norm == "batch": raise UsageError("The norm is 'batch', but a gradient penalty needs a critic that judges each picture by itself; choose 'none' or 'spectral'.")
-        super().__init__(WassersteinGP(weight, one_sided), latent, size, width, k, 0., "adam", norm, lr_g, lr_d)
+        super().__init__(WassersteinGP(weight, one_sided), latent, size, width, k, norm=norm, lr_g=lr_g, lr_d=lr_d)
         self.config = {"weight": weight, "one_sided": one_sided} | {k: v for k, v in self.config.items() if k not in ("objective", "optimizer", "r1")}
     def optimizers(self):
         adam = lambda net, lr: torch.optim.Adam(net.parameters(), lr, betas=(0., 0.9))

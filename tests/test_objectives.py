@@ -212,7 +212,7 @@ def test_a_penalised_critic_tells_the_distance_of_two_lines():
 
 @pytest.mark.parametrize("make, words", [
     (lambda: LeastSquares(1., 1.), "different ones"), (lambda: LeastSquares(0., 1., -1.), "not on the real side"),
-    (lambda: WassersteinGP(0.), "above 0"), (lambda: WGAN(size=16, norm="batch"), "judges each picture by itself"),
+    (lambda: WassersteinGP(0.), "above 0"), (lambda: train("wgan", options={"norm": "batch"}), "judges each picture by itself"), (lambda: train("gan", options={"objective": "wgan-gp", "norm": "batch"}), "judges each picture by itself"),
     (lambda: get_objective("wasserstein"), "choose one of"), (lambda: get_objective("hinge", margin=2), "does not take"),
     (lambda: LSGAN(size=20), "20"), (lambda: WGAN(latent=0, size=16), "latent"), (lambda: LSGAN(size=16, width=4).sample(z=torch.zeros(2, 7)), "7"),
     (lambda: train("lsgan", options={"objective": "hinge"}), "no option 'objective'"), (lambda: train("wgan", options={"r1": 1.}), "no option 'r1'")])
@@ -304,6 +304,8 @@ def test_a_critic_has_no_batch_norm_because_slopes_would_mix():
         x = torch.cat([first, rest]).requires_grad_()
         return torch.autograd.grad(net(x).sum(), x)[0][0]
 
+    with pytest.raises(UsageError, match="batch norm"):
+        slopes(Discriminator(16, 8, "batch"), others, others)
     plain, batch = Discriminator(16, 8, "none"), Discriminator(16, 8, "batch")
     torch.testing.assert_close(slope(plain, others), slope(plain, strangers))
     assert (slope(batch, others) - slope(batch, strangers)).norm() > .1 * slope(batch, others).norm()
