@@ -2,6 +2,7 @@
 
 python benchmarks/classify.py                              # speeds, as ratios to a baseline in the same run
 python benchmarks/classify.py --depth                      # DeepRecognition's table of 1 to 4 layers: minutes
+python benchmarks/classify.py --depth --norm               # the same with batch normalisation
 python benchmarks/classify.py --depth --data CELEBA_FOLDER --attributes Smiling,Eyeglasses
 python benchmarks/classify.py --fast [--depth]             # seconds: shows that it runs
 
@@ -36,11 +37,11 @@ def depths(args):
     table = {d: {"train": [], "valid": [], "balanced": [], "test": []} for d in args.depths}
     start = time.process_time()
     for seed in range(args.seeds):
-        for row in depth_table(train, valid, names, args.depths, steps=args.steps, seed=seed, test=test, width=args.width, flip=False, device=args.device):
+        for row in depth_table(train, valid, names, args.depths, steps=args.steps, seed=seed, test=test, width=args.width, norm=args.norm, flip=False, device=args.device):
             for k in ("train", "valid", "balanced", "test"):
                 table[row["depth"]][k].append(round(row[k], 4))
             table[row["depth"]]["parameters"] = row["parameters"]
-    return {"data": args.data, "pictures": [len(train), len(valid), len(test)], "size": args.size, "width": args.width, "steps": args.steps,
+    return {"data": args.data, "pictures": [len(train), len(valid), len(test)], "size": args.size, "width": args.width, "norm": args.norm, "steps": args.steps,
             "attributes": names, "constant": round(constant, 4), "seconds": round(time.process_time() - start), "depths": table}  # fmt: skip
 
 
@@ -96,6 +97,7 @@ def speeds(args):
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--depth", action="store_true", help="the table of 1 to 4 layers")
+    p.add_argument("--norm", action="store_true", help="batch normalisation, which the paper does not have")
     p.add_argument("--data", default="procedural", help="or a folder that holds CelebA")
     p.add_argument("--attributes", default="", help="names with commas; all if empty")
     p.add_argument("--people", type=int, default=4000)
@@ -110,7 +112,7 @@ def main():
     args = p.parse_args()
     if args.fast:
         args.people, args.size, args.steps, args.seeds = 150, 16, 4, 2
-    began = {"command": "python benchmarks/classify.py" + " --depth" * args.depth, "date": str(date.today()), "torch": torch.__version__, "machine": platform.machine(), "device": args.device}
+    began = {"command": "python benchmarks/classify.py" + " --depth" * args.depth + " --norm" * args.norm, "date": str(date.today()), "torch": torch.__version__, "machine": platform.machine(), "device": args.device}
     result = json.dumps(began | (depths(args) if args.depth else speeds(args)), indent=1)
     print(result)
     if args.out:
