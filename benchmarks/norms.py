@@ -1,6 +1,6 @@
 """Chapter 11 over several seeds: painters from a parts map, and the price of computing a normalisation from its equation.
 
-python benchmarks/norms.py painters --out benchmarks/results/norms_painters.json   (about five minutes on one core)
+python benchmarks/norms.py painters --out benchmarks/results/norms_painters.json   (about four minutes on one core)
 python benchmarks/norms.py speed
 python benchmarks/norms.py painters --fast
 """
@@ -19,7 +19,6 @@ from deepswap.core import pick_device, write_json
 from deepswap.norms import SPADE, BatchNorm, InstanceNorm, label_planes, norm_layer
 from deepswap.people import PARTS, ROOM, People, render, sample_people
 
-SIZE = 32
 
 
 def conv(a, b):
@@ -27,83 +26,95 @@ def conv(a, b):
 
 
 class InputPainter(nn.Module):
-    "A learned start and the map side by side, through three convolutions with a normalisation each."
+    "The map goes through four convolutions, with a normalisation after each but the last."
 
-    def __init__(self, norm, width=42, start=8):
+    def __init__(self, norm, width=34):
         super().__init__()
-        self.start = nn.Parameter(torch.randn(1, start, SIZE, SIZE) / 2)
-        widths = (start + len(PARTS), width, width, width)
-        self.convs = nn.ModuleList(conv(a, b) for a, b in zip(widths, (*widths[1:], 3)))
+        self.convs = nn.ModuleList(conv(a, b) for a, b in ((len(PARTS), width), (width, width), (width, width), (width, 3)))
         self.norms = nn.ModuleList(norm_layer(norm)(width) for _ in range(3))
 
     def forward(self, m):
-        h = torch.cat([self.start.expand(len(m), -1, -1, -1), m], 1)
+        h = m
         for c, norm in zip(self.convs, self.norms):
             h = F.relu(norm(c(h)))
         return self.convs[-1](h).tanh()
 
 
 class MapPainter(nn.Module):
-    "The start alone goes through the layers; the map modulates each normalisation."
+    "A learned flat start goes through three convolutions; the map modulates the normalisation before each."
 
     def __init__(self, norm, width=20, hidden=12):
         super().__init__()
-        self.start = nn.Parameter(torch.randn(1, width, SIZE, SIZE) / 2)
+        self.start = nn.Parameter(torch.randn(1, width, 1, 1))
         self.spades = nn.ModuleList(SPADE(width, len(PARTS), hidden, norm, pad="replicate") for _ in range(3))
         self.convs = nn.ModuleList(conv(width, b) for b in (width, width, 3))
 
     def forward(self, m):
-        h = self.start.expand(len(m), -1, -1, -1)
+        h = self.start.expand(len(m), -1, *m.shape[-2:])
         for spade, c in zip(self.spades, self.convs):
             h = c(F.relu(spade(h, m)))
         return h.tanh()
 
 
 ARMS = {
-    "map as input, instance": lambda: InputPainter("instance-affine"),
-    "map as input, batch": lambda: InputPainter("batch"),
-    "map as input, none": lambda: InputPainter("none"),
+    "input, instance": lambda: InputPainter("instance-affine"),
+    "input, batch": lambda: InputPainter("batch"),
+    "input, none": lambda: InputPainter("none"),
     "SPADE, instance": lambda: MapPainter("instance"),
     "SPADE, batch": lambda: MapPainter("batch-plain"),
 }
+SITTERS = (19, 10, 1)  # seeds of people without a beard, whose cheeks show
+TASKS = {"faces": dict(size=32, crop=32, batch=16, steps=200), "close-ups": dict(size=64, crop=8, batch=48, steps=300)}
 
 
-def sitter(n, seed):
-    "One person in n poses: maps (n, 14, 32, 32) and pictures (n, 3, 32, 32)."
-    one, poses = sample_people(1, seed=seed), sample_people(n, seed=seed + 1000).scene
-    poses = poses.replace(**{k: getattr(one.scene, k).expand(n) for k in ROOM})
-    shots = render(People(one.identity.repeat(n), one.style.repeat(n), poses), SIZE)
+def sitting(n, size, seed):
+    "One person in n poses before a plain wall: maps (n, 14, S, S) and photos (n, 3, S, S)."
+    one, scene = sample_people(1, seed=seed), sample_people(n, seed=seed + 1000).scene
+    scene = scene.replace(**{k: getattr(one.scene, k).expand(n) for k in ROOM}).replace(bg_kind=torch.zeros(n))
+    shots = render(People(one.identity.repeat(n), one.style.repeat(n), scene), size)
     return label_planes(shots.parts, len(PARTS)), shots.image
 
 
-def paint(arm, maps, photos, steps, seed, device, held_out):
-    "Train one painter; its error on maps it has not seen, and how far flat maps are told apart."
+def close_ups(maps, photos, which, crop, dice):
+    "Squares of `crop` pixels from random places of some of the pictures."
+    at = torch.randint(0, maps.shape[-1] + 1 - crop, (2, len(which), 1), generator=dice).to(maps.device)
+    y, x = at + torch.arange(crop, device=maps.device)  # (B, crop) each
+    place = (which[:, None, None], slice(None), y[:, :, None], x[:, None])
+    return tuple(t[place].permute(0, 3, 1, 2) for t in (maps, photos))
+
+
+def paint(arm, maps, photos, held_out, crop, batch, steps, seed):
+    "Train one painter; its error on people's pictures it has not seen, by label, and how far flat maps are told apart."
     torch.manual_seed(seed)
-    net = ARMS[arm]().to(device)
+    device = maps.device
+    net, dice = ARMS[arm]().to(device), torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(net.parameters(), 3e-3)
-    dice = torch.Generator().manual_seed(seed)
     for i in range(steps):
-        k = torch.randint(held_out, len(maps), (16,), generator=dice).to(device)
+        which = torch.randint(held_out, len(maps), (batch,), generator=dice).to(device)
+        m, photo = close_ups(maps, photos, which, crop, dice)
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * min(1, 2 * (1 - i / steps))
         optimizer.zero_grad()
-        (net(maps[k]) - photos[k]).abs().mean().backward()
+        (net(m) - photo).abs().mean().backward()
         optimizer.step()
     net.eval()
     with torch.no_grad():
-        flat = net(torch.eye(len(PARTS), device=device)[:, :, None, None].expand(-1, -1, SIZE, SIZE))
-        error = (net(maps[:held_out]) - photos[:held_out]).abs().mean().item()
-    return {"weights": sum(p.numel() for p in net.parameters()), "error": error, "flat_spread": flat.std(0).mean().item()}
+        m, photo = close_ups(maps, photos, torch.arange(held_out, device=device).repeat(max(1, 2000 // (held_out * crop))), crop, dice)
+        error = (net(m) - photo).abs().mean((1, 2, 3))
+        flat = net(torch.eye(len(PARTS), device=device)[:, :, None, None].expand(-1, -1, crop, crop))
+    alone = {name: m[:, k].mean((1, 2)) == 1 for k, name in enumerate(PARTS)}
+    return {"weights": sum(p.numel() for p in net.parameters()), "error": error.mean().item(), "flat_spread": flat.std(0).mean().item(),
+            "by_label": {k: error[on].mean().item() for k, on in alone.items() if on.sum() >= 5}}
 
 
 def painters(args):
-    n, steps, held_out = (48, 3, 16) if args.fast else (480, 300, 64)
-    rows = []
+    n, held_out, rows = (48, 16, []) if args.fast else (320, 64, [])
     for seed in range(args.seeds):
-        maps, photos = (t.to(args.device) for t in sitter(n, seed + 6))
-        for arm in ARMS:
-            rows.append({"arm": arm, "seed": seed, **paint(arm, maps, photos, steps, seed, args.device, held_out)})
-    return {"steps": steps, "pictures": n - held_out, "rows": rows}
+        for task, setting in TASKS.items():
+            setting = dict(setting, steps=3) if args.fast else dict(setting)
+            maps, photos = (t.to(args.device) for t in sitting(n, setting.pop("size"), SITTERS[seed % len(SITTERS)]))
+            rows += [{"arm": arm, "task": task, "seed": seed, **paint(arm, maps, photos, held_out, seed=seed, **setting)} for arm in ARMS]
+    return {"pictures": n - held_out, "rows": rows}
 
 
 def speed(args):
