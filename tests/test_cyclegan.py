@@ -140,6 +140,12 @@ def test_generators_step_leaves_discriminators_alone(task):
     assert all(p.grad is None for d in (m.d_a, m.d_b) for p in d.parameters())
 
 
+def test_a_batch_cut_into_pieces_is_the_same_step(task):
+    rows = [trainer(task, steps=2, accumulate=n).fit().history for n in (1, 2)]
+    for x, y in zip(*rows):
+        assert all(abs(x[k] - y[k]) < 1e-4 * max(1, abs(x[k])) for k in ("g_adv", "cycle", "identity", "d_a", "d_b"))
+
+
 def test_pool_keeps_and_exchanges():
     torch.manual_seed(0)
     pool = ImagePool(5)
