@@ -150,4 +150,4 @@ if __name__ == "__main__":
                "device": torch.cuda.get_device_name() if args.device.type == "cuda" else platform.machine()}
     print(json.dumps(result, indent=1))
     if args.out:
-        write_json(Path(args.out), result)
+        write_json(result, Path(args.out))
