@@ -2,6 +2,7 @@
 
 python benchmarks/progressive.py --arm plain --seed 0      one run, added to benchmarks/results/progressive.json
 python benchmarks/progressive.py --fast                    seconds, prints JSON, writes nothing
+python benchmarks/progressive.py --arm plain --lr 2e-4      the same at another learning rate
 python benchmarks/progressive.py --pictures                the picture of the chapter, from the runs just made
 
 Every arm ends as the same networks, with the same data, losses, learning rate and batch. `plain` has them from the start;
@@ -19,6 +20,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from deepswap.classify import features, kernel_distance
 from deepswap.core import atomic_path, pick_device, seed_everything
 from deepswap.people import People, Scene, render, sample_people
 from deepswap.progressive import GROWTH_STEPS, ProgressiveCycleGAN, growth_at
@@ -45,6 +47,13 @@ def pictures(size, n, test=64, seed=5, a=3, b=4):
 def psnr(x, y):
     "Mean over pictures of 10 log10(2^2 / mean squared difference), in dB."
     return float((10 * torch.log10(4 / (x - y).square().mean((1, 2, 3)))).mean())
+
+
+def examine(made, exact):
+    "What one number in dB does not say: fine detail, its amount and whether it is the right one, and the distance of the sets."
+    fine = [x - torch.nn.functional.avg_pool2d(torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1) for x in (made, exact)]
+    return {"detail": float(fine[0].std() / fine[1].std()), "agreement": float(torch.corrcoef(torch.stack([f.flatten() for f in fine]))[0, 1]),
+            "kernel": kernel_distance(features(exact), features(made))}  # fmt: skip
 
 
 class Pairs:
@@ -105,7 +114,7 @@ def cost(a, data):
     for k in range(1, GROWTH_STEPS + 1):
         model = method(a)
         model.grow_to(k)
-        t = Trainer(model, Pairs(data["a"], data["b"], a.batch, 0), steps=1, progress=False, preview_every=None)
+        t = Trainer(model, Pairs(data["a"], data["b"], a.batch, 0), steps=1, device=a.device, progress=False, preview_every=None)
         with FlopCounterMode(display=False) as f:
             t.fit()
         found[k] = f.get_total_flops()
@@ -125,8 +134,9 @@ def race(a, arm, seed, data, flops):
                 log_every=max(1, steps // 20), callbacks=[watch])  # fmt: skip
     t.fit()
     with t.averaged():
-        images = t.method.eval().translate(data["test_a"][:10].to(device), "b").cpu()
-    return {"arm": arm, "seed": seed, "steps": steps, "rows": watch.rows}, images
+        made = {k: t.method.eval().translate(data[f"test_{o}"].to(device), k).cpu() for k, o in (("b", "a"), ("a", "b"))}
+    end = [examine(made[k], data[f"test_{k}"]) for k in "ba"]
+    return {"arm": arm, "lr": a.lr, "seed": seed, "steps": steps, "end": {k: round(sum(e[k] for e in end) / 2, 4) for k in end[0]}, "rows": watch.rows}, made["b"][:10]
 
 
 def draw(a, data, path):
@@ -134,7 +144,7 @@ def draw(a, data, path):
     from deepswap.core import write_image
     from deepswap.show import to_grid
 
-    rows = [data["test_a"][:10], *(torch.load(a.kept / f"{arm}-0.pt") for arm in ARMS if (a.kept / f"{arm}-0.pt").exists()), data["test_b"][:10]]
+    rows = [data["test_a"][:10], *(torch.load(a.kept / f"{arm}-{a.lr:g}-0.pt") for arm in ARMS), data["test_b"][:10]]
     write_image(to_grid(torch.cat(rows), 10).repeat_interleave(2, 1).repeat_interleave(2, 2), path, quality=85)
 
 
@@ -148,7 +158,7 @@ def collect(a, setting):
     "All runs of this setting into the one file that the chapter reads."
     found = [json.loads(f.read_text()) for f in sorted(a.kept.glob("*.json"))]
     same = json.loads(json.dumps(setting))
-    runs = sorted((f["run"] for f in found if f["setting"] == same), key=lambda r: (list(ARMS).index(r["arm"]), r["seed"]))
+    runs = sorted((f["run"] for f in found if f["setting"] == same), key=lambda r: (r["lr"], list(ARMS).index(r["arm"]), r["seed"]))
     RESULTS.parent.mkdir(exist_ok=True)
     with atomic_path(RESULTS) as part:
         part.write_text(json.dumps({"setting": setting, "machine": machine(pick_device(a.device)), "command": "python benchmarks/progressive.py", "runs": runs}) + "\n")
@@ -158,7 +168,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--arm", choices=ARMS, help="one arm; without it all")
     p.add_argument("--seed", type=int, help="one seed; without it 0, 1, 2")
-    p.add_argument("--steps", type=int, default=800, help="length of the plain run that the others match in arithmetic")
+    p.add_argument("--steps", type=int, default=600, help="length of the plain run that the others match in arithmetic")
     p.add_argument("--size", type=int, default=32)
     p.add_argument("--width", type=int, default=16)
     p.add_argument("--batch", type=int, default=4)
@@ -176,7 +186,7 @@ def main():
     if a.pictures:
         return draw(a, data, RESULTS.with_suffix(".jpg"))
     flops = cost(a, data)
-    setting = {k: getattr(a, k) for k in ("steps", "size", "width", "batch", "n", "lr")} | {"flops": flops, "nothing": round(psnr(data["test_a"], data["test_b"]), 3)}
+    setting = {k: getattr(a, k) for k in ("steps", "size", "width", "batch", "n")} | {"flops": flops, "nothing": round(psnr(data["test_a"], data["test_b"]), 3)}
     setting["mean_of_b"] = round(psnr(data["b"].mean(0, keepdim=True).expand_as(data["test_b"]), data["test_b"]), 3)
     runs = []
     for arm in [a.arm] if a.arm else list(ARMS):
@@ -187,8 +197,8 @@ def main():
             if a.fast:
                 continue
             a.kept.mkdir(exist_ok=True)
-            torch.save(images, a.kept / f"{arm}-{seed}.pt")
-            (a.kept / f"{arm}-{seed}.json").write_text(json.dumps({"setting": setting, "run": run}))
+            torch.save(images, a.kept / f"{arm}-{a.lr:g}-{seed}.pt")
+            (a.kept / f"{arm}-{a.lr:g}-{seed}.json").write_text(json.dumps({"setting": setting, "run": run}))
             collect(a, setting)
     if a.fast:
         print(json.dumps({"setting": setting, "runs": runs}))

@@ -506,6 +506,7 @@ def run_sample(a):
     method = open_run(a.run, a.device)
     if hasattr(method, "translate"):
         if not a.input: raise UsageError(f"{method.name} translates pictures; say which with --input.")
+        if a.walk: raise UsageError(f"{method.name} translates pictures and has no codes to walk through; leave --walk out.")
         return translate_files(method, a, many)
     if not hasattr(method, "sample"): raise UsageError(f"{method.name} neither draws new faces nor translates; look at the previews in its run instead.")
     if a.input: raise UsageError(f"{method.name} draws faces from nothing; leave --input out.")

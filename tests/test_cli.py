@@ -445,6 +445,7 @@ def test_pictures_are_translated(capsys, tmp_path, pictures, translator):
     found = read_credentials((tmp_path / "out/wide_jpg.png").read_bytes())
     assert found.ours and found.method == "progressive" and found.kind == "compositeWithTrainedAlgorithmicMedia"
     fails(capsys, ["sample", run, "--out", tmp_path / "y.png"], "say which with --input")
+    fails(capsys, ["sample", run, "--input", folder / "grey.png", "--walk", "--out", tmp_path / "y.png"], "leave --walk out")
     fails(capsys, ["sample", run, "--input", folder / "nothing.png", "--out", tmp_path / "y.png"], "no file at")
     fails(capsys, ["sample", run, "--input", folder, "--out", tmp_path / "out"], "is not empty")
     fails(capsys, ["sample", run, "--input", folder / "grey.png", "--to", "c", "--out", tmp_path / "y.png"], "choose from")
