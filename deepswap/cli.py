@@ -491,11 +491,14 @@ can be read. Every result is written with a visible label, an invisible mark and
     p.add_argument("--force", action="store_true", help="replace OUT even if it is no result of deepswap")
 
 def _stamped(image, out, method, a, sources=()):
-    "Enlarge a small picture to about 256 pixels and write it with all its signs."
+    "Enlarge a small picture to about 400 pixels, leave room for the label below a sheet, and write it with all its signs."
+    from torch.nn.functional import pad
     from deepswap.provenance import stamp
-    times = max(1, 256 // min(image.shape[-2:]))
+    times = max(1, 400 // min(image.shape[-2:]))
     image = image.detach().cpu().repeat_interleave(times, -1).repeat_interleave(times, -2)
-    stamp(image, out, method=method.name, sources=sources, label=not a.no_label, kind=None if sources else "trainedAlgorithmicMedia")
+    if sources: more = {}
+    else: image, more = pad(image, (0, 0, 0, max(20, min(image.shape[-2:]) // 12) * (not a.no_label)), value=1.), {"kind": "trainedAlgorithmicMedia", "place": "strip"}
+    stamp(image, out, method=method.name, sources=sources, label=not a.no_label, **more)
 
 @command("sample", "draw or translate faces with a trained method", _sample_arguments)
 def run_sample(a):
