@@ -6,7 +6,7 @@
 __all__ = ['COMMANDS', 'EXITS', 'PICTURES', 'TRAINABLE', 'Complaint', 'suggestion', 'Parser', 'number', 'which_face', 'command',
            'build_parser', 'quiet', 'main', 'free_place', 'whole_folder', 'run_swap', 'run_inspect', 'run_people',
            'frames_of', 'run_extract', 'describe', 'method_class', 'kind_of', 'add_options', 'data_of', 'run_train',
-           'open_run', 'run_sample', 'translate_files', 'course_folder', 'run_lab', 'run_demo']
+           'open_run', 'run_sample', 'translate_files', 'course_folder', 'without_news', 'run_lab', 'run_demo']
 
 # %% ../nbs/55_cli.ipynb #c2f36a93
 import argparse
@@ -557,17 +557,25 @@ def course_folder()->Path:
         if (folder / "index.ipynb").is_file() and (folder / "nbs").is_dir(): return folder
     raise UsageError("The notebooks are not here; run this in a checkout of the repository (the installed package holds no notebooks).")
 
+def without_news(folder):
+    "The environment in which JupyterLab doesn't begin by asking whether it may fetch news; a setting of the reader's own comes first."
+    from deepswap.core import write_json
+    config = Path(folder) / "labconfig"
+    config.mkdir(parents=True, exist_ok=True)
+    write_json({"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}, config / "default_setting_overrides.json")
+    return {**os.environ, "JUPYTER_CONFIG_PATH": os.pathsep.join([str(folder), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])])}
+
 @command("lab", "open the course in JupyterLab", _lab_arguments)
 def run_lab(a):
     "Start JupyterLab at the front door."
     import importlib.util
     import subprocess
-    from deepswap.core import UsageError
+    from deepswap.core import UsageError, cache_dir
     folder = course_folder()
     if not importlib.util.find_spec("jupyterlab"): raise UsageError("JupyterLab is not installed; run `pip install jupyterlab ipywidgets`, or `make lab` in the repository.")
     words = [sys.executable, "-m", "jupyterlab", "--LabApp.default_url=/lab/tree/index.ipynb", f"--ServerApp.root_dir={folder}", f"--ServerApp.port={a.port}"]
     root = hasattr(os, "geteuid") and os.geteuid() == 0  # JupyterLab refuses to run as root unless told; it serves this machine only
-    server = subprocess.Popen(words + ["--no-browser"] * a.no_browser + ["--allow-root"] * root, cwd=folder)
+    server = subprocess.Popen(words + ["--no-browser"] * a.no_browser + ["--allow-root"] * root, cwd=folder, env=without_news(cache_dir("lab")))
     while True: # Ctrl-C reaches the server too, which asks back and then stops by itself
         try: return server.wait()
         except KeyboardInterrupt: pass

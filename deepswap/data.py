@@ -28,7 +28,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .core import CANONICAL5, DataError, DeepswapError, cache_dir, patch, pick_device, read_image, to_tensor, write_json
-from .people import ATTRIBUTES, People, attributes, render, sample_people
+from .people import ATTRIBUTES, ROOM, People, attributes, render, sample_people
 
 # %% ../nbs/03_data.ipynb #7a7caa32
 @dataclass
@@ -546,8 +546,12 @@ def _matching(known:dict, wanted:dict, tries:int)->People:
     def draw(k):
         "Others each time; or the same person, in other scenes."
         if person is None: return sample_people(n, preset, seed + 7919 * k, scenes)
-        who, where = sample_people(1, preset, 10**6 + person), sample_people(1, preset, seed + 7919 * k, n * scenes)
-        return People(who.identity.repeat(n * scenes), who.style.repeat(n * scenes), where.scene, torch.zeros(n * scenes, dtype=torch.long))
+        who, total = sample_people(1, preset, 10**6 + person), n * scenes
+        scene = sample_people(1, preset, seed + 7919 * k + 104729 * person, total).scene                    # each moves in an own way ...
+        if preset == "easy":                                                                                # ... but in the same room
+            room = sample_people(1, preset, seed).scene
+            scene = scene.replace(**{f: getattr(room, f).expand(total) for f in ROOM})
+        return People(who.identity.repeat(total), who.style.repeat(total), scene, torch.zeros(total, dtype=torch.long))
     columns = [ATTRIBUTES.index(w) for w in wanted]
     found, count = [], 0
     for k in range(tries if wanted else 1):

@@ -255,7 +255,7 @@ def _add_pattern(image, act, unit, payload, weights, strength, key)->Image.Image
         out[a:b] = (out[a:b] + d[..., None]).round().clip(0, 255)
     return Image.fromarray(out)
 
-METHOD_CODES = ("other", "classical", "autoencoder", "faceswap_gan", "faceshifter", "hear", "cyclegan", "gan", "people")
+METHOD_CODES = ("other", "classical", "autoencoder", "faceswap_gan", "faceshifter", "hear", "cyclegan", "gan", "people", "lsgan", "wgan", "progressive", "standout-gan")  # numbered from 0: add at the end only
 EPOCH = date(2025, 1, 1)
 
 def _crc8(body:int)->int:

@@ -142,3 +142,25 @@ def test_no_path_of_a_machine_and_no_large_file():
         if p.suffix in (".py", ".ipynb", ".md", ".ini", ".toml", ".yml") and re.search(r"/(?:work|root|home/\w+)/[\w.]", p.read_text()):
             bad.append(name)
     assert not bad, f"a path of one machine in {bad}"
+
+
+@pytest.mark.parametrize("path", NBS, ids=lambda p: p.name)
+def test_every_figure_is_described_for_those_who_cannot_see_it(path):
+    bare = []
+    for i, c in enumerate(cells(path)):
+        for o in c.get("outputs", []):
+            pictures = {k for k in o.get("data", {}) if k.startswith("image/")}
+            alt = any(isinstance(m, dict) and m.get("alt") for m in o.get("metadata", {}).values())
+            if pictures and not alt and "#| fig-alt:" not in "".join(c["source"]):
+                bare.append((i, "".join(c["source"])[:60]))
+    assert not bare, "write `#| fig-alt: ...` as the first line of these cells"
+
+
+@pytest.mark.parametrize("path", [p for p in NBS[1:] if 10 <= int(p.name[:2]) < 30], ids=lambda p: p.name)
+def test_chapter_keeps_a_readers_pace(path):
+    "Not too long, no wall of code, and never more than three code cells in a row."
+    all_cells = cells(path)
+    code = [len([x for x in "".join(c["source"]).splitlines() if x.strip()]) for c in all_cells if c["cell_type"] == "code"]
+    assert 35 <= len(all_cells) <= 90 and sorted(code)[len(code) // 2] <= 10 and max(code) <= 40
+    kinds = "".join(c["cell_type"][0] for c in all_cells)
+    assert "cccc" not in kinds

@@ -66,7 +66,11 @@ def prepare(nb, fm, base, up):
             c.source = re.sub(r"\]\((?:nbs/)?\d\d_(\w+\.html)", r"](\1", c.source) if up else re.sub(r"\]\(nbs/\d\d_(\w+\.html)", r"](nbs/\1", c.source)
         elif "#| echo: false" in c.source:
             c.source, c.metadata["tags"] = "", ["no-input"]
+        alt = re.search(r'#\| fig-alt: "?(.+?)"?$', c.source, re.M)
         for o in c.get("outputs", []):
+            if alt and o.get("output_type") in ("display_data", "execute_result"):
+                for kind in (k for k in o.data if k.startswith("image/")):
+                    o.metadata.setdefault(kind, {}).setdefault("alt", alt[1])
             if "text/markdown" in o.get("data", {}):
                 o.data["text/markdown"] = re.sub(r"\{target=.*?\}", "", "".join(o.data["text/markdown"])).replace(base, up)
     return nb
@@ -110,6 +114,7 @@ def build_plain(out):
     for folder in ("images", "nbs/images"):
         if (ROOT / folder).is_dir():
             shutil.copytree(ROOT / folder, out / folder)
+    shutil.rmtree(proc)  # or it stands in the reader's list of files
     print(f"{len(notebooks)} pages in {out}, without Quarto")
 
 
