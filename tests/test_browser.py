@@ -19,7 +19,7 @@ from servers import descendants, free_port, server
 
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split()
-CHAPTER = "01_people"  # the chapter whose slider is moved
+CHAPTERS = ("01_people", "20_gan")  # a slider is moved in the first, the game is played in the second
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,8 @@ def lab(tmp_path_factory, repo):
     "JupyterLab on a copy of the chapter, without a token on the loopback device, and with its settings in a folder of its own."
     folder, port = tmp_path_factory.mktemp("lab"), free_port()
     (folder / "nbs").mkdir()
-    shutil.copy(repo / "nbs" / f"{CHAPTER}.ipynb", folder / "nbs")
+    for chapter in CHAPTERS:
+        shutil.copy(repo / "nbs" / f"{chapter}.ipynb", folder / "nbs")
     settings = {"apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False}, "notebook-extension/tracker": {"windowingMode": "none"}}
     for name, values in settings.items():
         path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
@@ -208,28 +209,57 @@ ERRORS = "[...document.querySelectorAll('.jp-OutputArea-output')].map(o => o.inn
 PICTURES = "e => [...e.querySelectorAll('img')].map(i => i.src).concat([...e.querySelectorAll('canvas')].map(c => c.toDataURL()))"
 
 
-def test_a_reader_runs_a_chapter_and_moves_a_slider(tab, lab):
-    tab.goto(f"{lab}/lab/tree/nbs/{CHAPTER}.ipynb")
+def run_chapter(tab, lab, chapter):
+    "Open a chapter and run all of it."
+    tab.goto(f"{lab}/lab/tree/nbs/{chapter}.ipynb?reset")
     tab.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
     tab.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=60_000)
     tab.wait_for_selector(".jp-OutputArea-output", state="attached")  # the chapter keeps its outputs
     tab.get_by_role("menuitem", name="Run", exact=True).click()
     tab.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    tab.wait_for_function(f"() => ({PROMPTS}).every(p => /\\d/.test(p)) || ({ERRORS}).length", timeout=150_000)
+    tab.wait_for_function(f"() => ({PROMPTS}).every(p => /\\d/.test(p)) || ({ERRORS}).length", timeout=200_000)
     assert tab.evaluate(ERRORS) == [], "a cell raised"
 
+
+def new_pictures(cell, before):
+    "What the cell shows once it is something else; the old picture goes before the new one comes."
+    end = time.monotonic() + 30
+    while cell.evaluate(PICTURES) in (before, []) and time.monotonic() < end:
+        time.sleep(0.2)
+    return cell.evaluate(PICTURES)
+
+
+CELL = "xpath=ancestor::div[contains(concat(' ', @class, ' '), ' jp-CodeCell ')]"
+SHOWN = ".widget-output img, .widget-output canvas, .widget-image"
+
+
+def test_a_reader_runs_a_chapter_and_moves_a_slider(tab, lab):
+    run_chapter(tab, lab, CHAPTERS[0])
     handle = tab.locator(".jp-CodeCell .widget-slider [role=slider]").first
     handle.scroll_into_view_if_needed()
-    cell = handle.locator("xpath=ancestor::div[contains(concat(' ', @class, ' '), ' jp-CodeCell ')]").last
-    cell.locator(".widget-output img, .widget-output canvas, .widget-image").first.wait_for(state="attached")
+    cell = handle.locator(CELL).last
+    cell.locator(SHOWN).first.wait_for(state="attached")
     before, value = cell.evaluate(PICTURES), handle.get_attribute("aria-valuenow")
     assert before and re.match("data:image|blob:|http", before[0])
     for _ in range(8):
         handle.press("ArrowRight")
     assert handle.get_attribute("aria-valuenow") != value, "the key moves the slider"
-    end = time.monotonic() + 30
-    while cell.evaluate(PICTURES) in (before, []) and time.monotonic() < end:  # the old picture goes before the new one comes
-        time.sleep(0.2)
-    after = cell.evaluate(PICTURES)
+    after = new_pictures(cell, before)
     assert after and after != before, "the picture follows the slider"
     assert tab.hosts == {"127.0.0.1"}
+
+
+def test_a_reader_plays_the_gan_game_step_by_step(tab, lab):
+    run_chapter(tab, lab, CHAPTERS[1])
+    shown = None
+    for name in ("step D", "step G"):
+        button = tab.locator(".jp-CodeCell button.jupyter-button", has_text=name).first
+        button.scroll_into_view_if_needed()
+        cell = button.locator(CELL).last
+        cell.locator(SHOWN).first.wait_for(state="attached")
+        shown = shown or cell.evaluate(PICTURES)
+        button.click()
+        after = new_pictures(cell, shown)
+        assert after and after != shown, f"{name} changes the landscape"
+        shown = after
+    assert tab.evaluate(ERRORS) == [] and tab.hosts == {"127.0.0.1"}

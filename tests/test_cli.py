@@ -522,3 +522,13 @@ def test_ctrl_c(tmp_path):
 def test_closed_pipe():
     r = subprocess.run(f"{sys.executable} -c \"import sys; from deepswap.cli import main; sys.exit(main(['--help']))\" | true", shell=True, capture_output=True, text=True, cwd=ROOT)
     assert "Traceback" not in r.stderr
+
+
+def test_lab_does_not_begin_with_a_question_about_news(tmp_path, monkeypatch):
+    monkeypatch.setenv("JUPYTER_CONFIG_PATH", str(tmp_path / "own"))
+    env = cli.without_news(tmp_path / "lab")
+    assert env["JUPYTER_CONFIG_PATH"].split(os.pathsep) == [str(tmp_path / "lab"), str(tmp_path / "own")], "beside the reader's own configuration"
+    code = ("from jupyterlab_server.settings_utils import _get_overrides as f; import sys; "
+            "print(f(sys.argv[1])[0]['@jupyterlab/apputils-extension:notification']['fetchNews'])")  # fmt: skip
+    run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=env, capture_output=True, text=True)
+    assert run.stdout.strip() == "false", run.stderr[-500:]
