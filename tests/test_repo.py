@@ -164,3 +164,27 @@ def test_chapter_keeps_a_readers_pace(path):
     assert 35 <= len(all_cells) <= 90 and sorted(code)[len(code) // 2] <= 10 and max(code) <= 40
     kinds = "".join(c["cell_type"][0] for c in all_cells)
     assert "cccc" not in kinds
+
+
+WIDGET = re.compile(r"\b(?:interactive|interactive_output|controls|stepper)\(")
+
+
+@pytest.mark.parametrize("path", NBS[1:], ids=lambda p: p.name)
+def test_every_widget_is_shown(path):
+    "A widget that is made and not displayed moves nothing: it, or the name it was given, is displayed or ends a cell."
+    sources = ["".join(c["source"]) for c in cells(path) if c["cell_type"] == "code"]
+    ends = [ast.unparse(tree.body[-1]) for s in sources if (tree := parsed(s)) and tree.body and isinstance(tree.body[-1], ast.Expr)]
+    shown = "\n".join(ends + re.findall(r"display\(.*\)", "\n".join(sources)))
+    for s in sources:
+        for node in parsed(s).body if parsed(s) else ():
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and WIDGET.match(ast.unparse(node.value)):
+                name = ast.unparse(node.targets[0])
+                assert re.search(rf"\b{re.escape(name)}\b", shown), f"{path.name}: {name} is never shown"
+
+
+def parsed(source):
+    "The cell as a syntax tree, or None where it holds a magic."
+    try:
+        return ast.parse(source)
+    except SyntaxError:
+        return None
