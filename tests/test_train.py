@@ -1047,10 +1047,10 @@ def test_the_autoencoder_by_name_on_people_and_on_a_folder(tmp_path):
 
 
 def test_run_by_name(tmp_path):
-    first = train.train.run("toy-gan", batch=32, steps=6, seed=1, device="cpu", out=tmp_path / "run", progress=False)
+    first = train.run("toy-gan", batch=32, steps=6, seed=1, device="cpu", out=tmp_path / "run", progress=False)
     assert first.step == 6 and (tmp_path / "run/last.safetensors").exists()
-    again = train.train.run("toy-gan", batch=32, steps=9, seed=1, device="cpu", out=tmp_path / "run", resume=True, progress=False)
-    assert again.step == 9 and same(weights(again), weights(train.train.run("toy-gan", batch=32, steps=9, seed=1, device="cpu", progress=False)))
+    again = train.run("toy-gan", batch=32, steps=9, seed=1, device="cpu", out=tmp_path / "run", resume=True, progress=False)
+    assert again.step == 9 and same(weights(again), weights(train.run("toy-gan", batch=32, steps=9, seed=1, device="cpu", progress=False)))
     for bad, word in (
         ({"method": "gans"}, "autoencoder"),
         ({"steps": -1}, "steps"),
@@ -1062,7 +1062,7 @@ def test_run_by_name(tmp_path):
             train.run(**{"method": "autoencoder", "data": [], "progress": False, **bad})
         one_line(e.value)
     with pytest.raises(UsageError, match="batch was 32 and is 64"):
-        train.train.run("toy-gan", batch=64, steps=9, seed=1, device="cpu", out=tmp_path / "run", resume=True, progress=False)
+        train.run("toy-gan", batch=64, steps=9, seed=1, device="cpu", out=tmp_path / "run", resume=True, progress=False)
 
 
 def test_noisy_is_registered_for_nobody():
