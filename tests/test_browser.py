@@ -215,8 +215,15 @@ def run_chapter(tab, lab, chapter):
     tab.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
     tab.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=60_000)
     tab.wait_for_selector(".jp-OutputArea-output", state="attached")  # the chapter keeps its outputs
-    tab.get_by_role("menuitem", name="Run", exact=True).click()
-    tab.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    for _ in range(6):  # a request made before the kernel is connected gets lost, or JupyterLab asks which kernel it should be
+        tab.get_by_role("menuitem", name="Run", exact=True).click()
+        tab.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        tab.wait_for_timeout(5000)
+        if tab.locator(".jp-Dialog").count():
+            tab.locator(".jp-Dialog .jp-mod-accept").first.click()
+            tab.wait_for_timeout(5000)
+        if tab.evaluate(f"({PROMPTS}).some(p => /[*\\d]/.test(p))"):
+            break
     tab.wait_for_function(f"() => ({PROMPTS}).every(p => /\\d/.test(p)) || ({ERRORS}).length", timeout=200_000)
     assert tab.evaluate(ERRORS) == [], "a cell raised"
 
