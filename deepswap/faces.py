@@ -166,7 +166,7 @@ def paste_back(
     return out
 
 # %% ../nbs/30_faces.ipynb #35a754f9
-_BOXES = torch.tensor([[0.5 + dx, 0.6 + dy, s] for s in (0.56, 0.64) for dx, dy in ((0, 0), (-0.02, 0), (0.02, 0), (0, -0.02), (0, 0.02))])  # centre x, y and side in a canonical crop
+_BOXES = torch.tensor([[0.5 + dx, 0.6 + dy, s] for dx, dy in ((0, 0), (-0.02, 0), (0.02, 0), (0, -0.02), (0, 0.02)) for s in (0.56, 0.64)])  # centre x, y and side in a canonical crop; the centred ones first
 _MIRROR5 = [1, 0, 2, 4, 3]  # what the points are called after a flip
 
 def mirror_landmarks(
@@ -182,14 +182,17 @@ def mirror_landmarks(
 def refine_landmarks(
     crops:torch.Tensor, # (B, 3, S, S) faces near the canonical position
     device="auto", # where the network runs
+    windows:int=10, # how many of the ten windows are asked, each twice, the second time mirrored; fewer are faster and less steady
 )->tuple: # landmarks (B, 5, 2) pixels, score (B,) 0..1
     "The five points, asked twenty times: MTCNN's last network on shifted, scaled and mirrored windows, and the median of its answers."
-    b, s, n = len(crops), crops.shape[-1], len(_BOXES)
+    if not 1 <= windows <= len(_BOXES): raise UsageError(f"windows={windows} was asked for; give a number from 1 to {len(_BOXES)}.")
+    boxes = _BOXES[:windows]
+    b, s, n = len(crops), crops.shape[-1], len(boxes)
     device = _detector_device(device)
     small = crops if s <= 96 else F.interpolate(crops, (96, 96), mode="bilinear", antialias=True, align_corners=False)
     small = small.to(device).repeat_interleave(n, 0)
     t = (torch.arange(48, device=device) + 0.5) / 48 - 0.5
-    box = _BOXES.to(device).repeat(b, 1)[:, None, None]  # (B n, 1, 1, 3)
+    box = boxes.to(device).repeat(b, 1)[:, None, None]  # (B n, 1, 1, 3)
     grid = torch.stack(torch.meshgrid(t, t, indexing="xy"), -1) * box[..., 2:] + box[..., :2]
     x = sample(small, grid * small.shape[-1])
     _, points, probability = _detector(device).onet(torch.cat([x, x.flip(-1)]) * (127.5 / 128))
@@ -198,7 +201,7 @@ def refine_landmarks(
     p = (p - 0.5) * box[None, ..., 0, 2:] + box[None, ..., 0, :2]
     p = p.view(2, b, n, 5, 2).transpose(0, 1).reshape(b, 2 * n, 5, 2)
     score = probability[:, 1].view(2, b, n).mean((0, 2))
-    return p.median(1).values.to(crops.device) * s, score.to(crops.device)
+    return p.quantile(0.5, 1).to(crops.device) * s, score.to(crops.device)
 
 # %% ../nbs/30_faces.ipynb #7c2bf9fc
 def align_photo(
@@ -258,10 +261,10 @@ def _unturn(
     b = np.concatenate([p[:2].min(0), p[:2].max(0)])
     return Face(b, p[2:], face.probability, degrees, face.score)
 
-def _refine(image:Image.Image, face:Face, device)->Face:
+def _refine(image:Image.Image, face:Face, device, windows:int=10)->Face:
     "Better landmarks and a second opinion from a closer look; where that is unsure, the first landmarks stay."
     crop, matrix = align_photo(image, face.landmarks, 128)
-    points, score = refine_landmarks(crop, device)
+    points, score = refine_landmarks(crop, device, windows)
     face.score = score.item()
     if face.score > 0.7: face.landmarks = apply_affine(invert_affine(matrix), points[0]).numpy().astype(float)
     return face
@@ -273,6 +276,7 @@ def find_faces(
     threshold:float=0.95, # probability of which the detector must be sure; below it, down to 0.7, the closer look decides
     turns:bool=True, # where no upright face is found for sure, look for a large one in the picture turned by 90, 180 and 270 degrees
     device="auto",
+    windows:int=10, # of the closer look, see `refine_landmarks`
 )->list: # of Face, the largest first; empty where there is none
     "All faces of a picture. Raises `ImageError` where the picture can't be read or is too small."
     image, device = read_image(image), _detector_device(device)
@@ -283,7 +287,7 @@ def find_faces(
     for degrees, size in tries + ([(d, min_size or longest / 12) for d in (180, 90, 270)] if turns else []):
         view = image.rotate(degrees, expand=True) if degrees else image
         faces = [f for f in _detect(view, size, device) if _plausible(f, threshold if degrees else min(threshold, 0.7))]
-        faces = [f for f in (_refine(view, f, device) for f in faces) if f.score > (0.4 if f.probability >= threshold and not degrees else 0.9)]
+        faces = [f for f in (_refine(view, f, device, windows) for f in faces) if f.score > (0.4 if f.probability >= threshold and not degrees else 0.9)]
         value = max((f.probability * f.score for f in faces), default=0.0)
         if value > best: best, found, turn = value, faces, degrees
         if best > 0.98 and not turn: break

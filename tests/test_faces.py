@@ -11,7 +11,7 @@ from PIL import Image
 from deepswap.core import (
     CANONICAL5, DeepswapError, ImageError, NoFaceError, SeveralFacesError, UsageError, canonical_points, read_image, to_pil, to_tensor)
 from deepswap.faces import (
-    Face, align, align_photo, apply_affine, choose_faces, face_frame, face_mask, find_faces, invert_affine, native_size, outline_distance,
+    Face, align, align_photo, apply_affine, choose_faces, face_frame, face_mask, find_faces, invert_affine, mirror_landmarks, native_size, outline_distance,
     outline_points, parallax, paste_back, paste_photo, refine_landmarks, sample, similarity, pixel_grid, warp)
 from deepswap.people import render, sample_people
 
@@ -256,3 +256,18 @@ def test_london_landmarks(shared):
 def test_read_image_feeds_find_faces_with_bytes(photo, tmp_path):
     photo[0].save(tmp_path / "a.png")
     assert len(find_faces((tmp_path / "a.png").read_bytes())) == 1 and len(find_faces(read_image(tmp_path / "a.png"))) == 1
+
+
+@pytest.mark.parametrize("windows", [1, 2, 10])
+def test_fewer_windows_give_nearly_the_same_points_and_a_mirror_gives_the_mirrored_ones(windows):
+    "The windows come in mirrored pairs, so the answer for a mirrored face is the mirrored answer."
+    r = render(sample_people(4, "easy", seed=5), 128)
+    points, _ = refine_landmarks(r.image, windows=windows)
+    assert (points - refine_landmarks(r.image)[0]).norm(dim=-1).mean() < 1.5
+    assert torch.allclose(mirror_landmarks(refine_landmarks(r.image.flip(-1), windows=windows)[0], 128), points, atol=0.3)
+
+
+@pytest.mark.parametrize("windows", [0, 11])
+def test_a_number_of_windows_that_is_not_there(windows):
+    with pytest.raises(UsageError, match="1 to 10"):
+        refine_landmarks(torch.zeros(1, 3, 64, 64), windows=windows)
