@@ -4,17 +4,21 @@
 
 # %% auto #0
 __all__ = ['TILE', 'BAND', 'SIDE', 'LADDER', 'METHOD_CODES', 'EPOCH', 'STEP', 'UNITS', 'FINE', 'PLACES', 'LABELS', 'SOURCE_TYPES',
-           'KINDS', 'damage', 'Comb', 'comb', 'mark_pattern', 'natural_unit', 'activity', 'embed_mark', 'pack_payload',
-           'unpack_payload', 'scan_units', 'mark_threshold', 'MarkReading', 'detect_mark', 'add_label', 'manifest',
-           'sign_file', 'Credentials', 'read_credentials', 'stamp', 'Inspection', 'inspect']
+           'KINDS', 'CLIPS', 'damage', 'Comb', 'comb', 'mark_pattern', 'natural_unit', 'activity', 'embed_mark',
+           'pack_payload', 'unpack_payload', 'scan_units', 'mark_threshold', 'MarkReading', 'detect_mark', 'add_label',
+           'manifest', 'sign_file', 'Credentials', 'read_credentials', 'stamp', 'Inspection', 'inspect', 'FrameMark',
+           'frame_activity', 'label_overlay', 'label_frames', 'clip_frames', 'detect_mark_frames', 'stamp_video']
 
 # %% ../nbs/53_provenance.ipynb #4ea60617
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
+import shutil
+import tempfile
 import uuid
 import warnings
 from dataclasses import dataclass, field
@@ -27,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from .core import OutputError, UsageError, atomic_path, cache_dir, read_image, to_pil
+from .core import DataError, ImageError, OutputError, UsageError, atomic_path, cache_dir, patch, read_image, to_pil
 
 # %% ../nbs/53_provenance.ipynb #7699c508
 def damage(
@@ -220,6 +224,17 @@ def _holds(
     return True
 
 # %% ../nbs/53_provenance.ipynb #2212ee64
+def _speak_up(y, act, unit, payload, key, psnr=None, louder=0.)->tuple:
+    "As faint as it may be and still hold, or as asked: weights (N,), factor on activity x pattern, level in dB."
+    for level in LADDER if psnr is None else (psnr,):
+        weights, d = _informed_weights(y, act, unit, payload, 255 * 10**(-level / 20), key)
+        if psnr is not None or _holds(y + d, unit, payload, key): break
+    if psnr is None and louder:
+        level = max(level - louder, LADDER[-1])
+        weights, _ = _informed_weights(y, act, unit, payload, 255 * 10**(-level / 20), key)
+    bare = act * mark_pattern(*y.shape, unit, payload, weights, key)
+    return weights, 255 * 10**(-level / 20) / bare.square().mean().sqrt().item(), level
+
 def embed_mark(
     image, # any picture that `read_image` takes
     payload:int=None, # 32 bits; None: what `pack_payload()` says of today
@@ -232,12 +247,8 @@ def embed_mark(
     y, shrink = _luma(image)
     unit = natural_unit(image.height, image.width)
     act = activity(y, unit / shrink)
-    for level in LADDER if psnr is None else (psnr,):
-        rms = 255 * 10**(-level / 20)
-        weights, d = _informed_weights(y, act, unit / shrink, payload, rms, key)
-        if _holds(y + d, unit / shrink, payload, key): break
-    bare = act * mark_pattern(*y.shape, unit / shrink, payload, weights, key)
-    return _add_pattern(image, act, unit, payload, weights, rms / bare.square().mean().sqrt().item(), key)
+    weights, strength, _ = _speak_up(y, act, unit / shrink, payload, key, psnr)
+    return _add_pattern(image, act, unit, payload, weights, strength, key)
 
 # %% ../nbs/53_provenance.ipynb #ee0a2eb1
 def _add_pattern(image, act, unit, payload, weights, strength, key)->Image.Image:
@@ -255,7 +266,7 @@ def _add_pattern(image, act, unit, payload, weights, strength, key)->Image.Image
         out[a:b] = (out[a:b] + d[..., None]).round().clip(0, 255)
     return Image.fromarray(out)
 
-METHOD_CODES = ("other", "classical", "autoencoder", "faceswap_gan", "faceshifter", "hear", "cyclegan", "gan", "people", "lsgan", "wgan", "progressive", "standout-gan")  # numbered from 0: add at the end only
+METHOD_CODES = ("other", "classical", "autoencoder", "faceswap_gan", "faceshifter", "hear", "cyclegan", "gan", "people", "lsgan", "wgan", "progressive", "standout-gan", "autoencoder-swap", "faceswap")  # numbered from 0: add at the end only
 EPOCH = date(2025, 1, 1)
 
 def _crc8(body:int)->int:
@@ -344,6 +355,7 @@ class MarkReading:
     intact: bool       # found, and the payload's checksum holds
     unit: float        # pixels per unit in the picture as given
     mirrored: bool     # the picture was flipped left to right
+    frames: int = 1    # how many pictures were listened to at once
     method: str = ""   # from the payload, if intact
     day: str = ""      # from the payload, if intact
 
@@ -370,7 +382,11 @@ def detect_mark(
 )->MarkReading:
     "Look for the invisible mark, without the original: at any shift, in sizes from 0.3 to 2.3 pixels a unit, mirrored or not."
     y, shrink = _luma(read_image(image))
-    r, c, limit, best = _flatten(y), comb(key), mark_threshold(false_alarm), None
+    return _find_mark(_flatten(y), shrink, key, false_alarm)
+
+def _find_mark(r, shrink, key, false_alarm)->MarkReading:
+    "Look for the mark in a flattened picture (H, W), and in its mirror image."
+    c, limit, best = comb(key), mark_threshold(false_alarm), None
     for mirrored in (False, True):
         r = r.flip(1) if mirrored else r
         units, scores = scan_units(r, key)
@@ -481,7 +497,8 @@ def _c2pa():
     "The c2pa library with a context that asks nothing of the network and trusts this computer's own root."
     try: import c2pa
     except ImportError: raise OutputError("Content Credentials need the package c2pa-python; install it with `pip install c2pa-python`.") from None
-    settings = {"builder": {"thumbnail": {"enabled": False}}, "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}}
+    settings = {"builder": {"thumbnail": {"enabled": False}}, "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False},
+                "core": {"backing_store_memory_threshold_in_mb": 16}}  # larger files pass through the disk, not through memory
     try: chain = _signer_pem(make=False)[1]
     except OutputError: chain = None
     if chain: settings["trust"] = {"user_anchors": (b"-----BEGIN" + chain.split(b"-----BEGIN")[2]).decode()}
@@ -493,6 +510,7 @@ def manifest(
     label:str="", # where the visible label stands; '' if it was left out
     mark:bool=True, # whether the invisible mark is in
     kind:str=None, # IPTC digital source type; None: by method
+    what:str="picture", # or 'video'
 )->dict:
     "What the Content Credentials say: who made the picture, how, that it is synthetic, and which other signs it carries."
     kind = kind or KINDS.get(method, "compositeWithTrainedAlgorithmicMedia")
@@ -501,46 +519,84 @@ def manifest(
     actions = [{"action": "c2pa.created", "when": now, "softwareAgent": agent, "digitalSourceType": SOURCE_TYPES + kind, "parameters": {"method": method}}]
     if mark: actions.append({"action": "c2pa.watermarked.unbound", "when": now, "softwareAgent": agent})
     signs = {"method": method, "visibleLabel": label or "left out on request", "invisibleMark": "present" if mark else "left out on request"}
-    return {"claim_generator_info": [agent], "title": f"Synthetic picture ({method})",
+    return {"claim_generator_info": [agent], "title": f"Synthetic {what} ({method})",
             "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": actions}}, {"label": "org.deepswap.signs", "data": signs}]}
 
 # %% ../nbs/53_provenance.ipynb #07c91670
-def _format(data:bytes):
-    "MIME type by content; None if neither PNG nor JPEG."
-    return "image/png" if data[:8] == b"\x89PNG\r\n\x1a\n" else "image/jpeg" if data[:2] == b"\xff\xd8" else None
+CLIPS = {".mp4": "video/mp4", ".mov": "video/quicktime", ".m4v": "video/x-m4v", ".avi": "video/avi"}  # videos that can be signed
 
-def _sign_bytes(data:bytes, claim:dict, sources=())->bytes:
-    "Content Credentials into the bytes of a PNG or JPEG file; `sources` are (title, bytes) of the pictures it was made from."
+def _format(head:bytes):
+    "MIME type by the first bytes of a file: PNG, JPEG, MP4, MOV, M4V, AVI; 'video/other' can be looked at but not signed; None: neither."
+    if head[:8] == b"\x89PNG\r\n\x1a\n": return "image/png"
+    if head[:2] == b"\xff\xd8": return "image/jpeg"
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ": return CLIPS[".avi"]
+    if head[4:8] == b"ftyp": return None if head[8:12].lower() in (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1") else {b"qt  ": CLIPS[".mov"], b"M4V ": CLIPS[".m4v"]}.get(head[8:12], CLIPS[".mp4"])
+    if head[4:8] in (b"moov", b"mdat", b"wide", b"free", b"skip"): return CLIPS[".mov"]  # of before 2001
+    return "video/other" if head[:4] in (b"\x1aE\xdf\xa3", b"\0\0\1\xba", b"\0\0\1\xb3", b"FLV\1") else None  # Matroska and WebM, MPEG, Flash
+
+@contextlib.contextmanager
+def _opened(source): # path, bytes, or open file that can seek
+    "A file's content as a stream that can be read anywhere, at its beginning; what we opened, we close."
+    if isinstance(source, (bytes, bytearray)): source = io.BytesIO(source)
+    if hasattr(source, "read"): source.seek(0); yield source; return
+    try: file = open(source, "rb")
+    except (OSError, ValueError) as e: raise ImageError(f"{str(source)[:200]} can't be read ({getattr(e, 'strerror', None) or e}); check the path.") from None
+    with file: yield file
+
+def _kind_of(source)->str:
+    "`_format` of a path, bytes or open file."
+    with _opened(source) as f: head = f.read(16); f.seek(0)
+    return _format(head)
+
+# %% ../nbs/53_provenance.ipynb #adac8524
+def _copy_signed(source, kind:str, out, claim:dict, sources=()):
+    "Copy one stream to another with Content Credentials added; `sources` are paths of what it was made from."
     key, chain = _signer_pem()
     c2pa, context = _c2pa()
     try:
         signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo(b"es256", chain, key, None))
         with c2pa.Builder(claim, context=context) as b:
-            for title, source in sources:
-                if not _format(source): continue
-                with contextlib.suppress(c2pa.C2paError):  # a damaged source is left out, the result is signed all the same
-                    b.add_ingredient(json.dumps({"title": title, "relationship": "componentOf"}), _format(source), io.BytesIO(source))
-            out = io.BytesIO()
-            b.sign(signer, _format(data), io.BytesIO(data), out)
+            for i, path in enumerate(sources):
+                with _opened(path) as f, contextlib.suppress(c2pa.C2paError):  # a damaged source is left out, the result is signed all the same
+                    made_from = _kind_of(f)
+                    if made_from not in (None, "video/other"): b.add_ingredient(json.dumps({"title": f"source {i + 1}", "relationship": "componentOf"}), made_from, f)
+            b.sign(signer, kind, source, out)
     except c2pa.C2paError as e:
-        raise OutputError(f"The picture could not be signed ({str(e).splitlines()[0]}); delete the folder {cache_dir('credentials')} to have a new key made.") from None
+        raise OutputError(f"The {kind.split('/')[0].replace('image', 'picture')} could not be signed ({str(e).splitlines()[0]}); if the disk has room, delete the folder {cache_dir('credentials')} to have a new key made.") from None
+
+def _sign_bytes(data:bytes, claim:dict, sources=())->bytes:
+    "Content Credentials into the bytes of a PNG or JPEG file."
+    out = io.BytesIO()
+    _copy_signed(io.BytesIO(data), _format(data), out, claim, sources)
     return out.getvalue()
 
+# %% ../nbs/53_provenance.ipynb #9eacb389
 def sign_file(
-    path, # a PNG or JPEG file
+    path, # a PNG, JPEG, MP4, MOV, M4V or AVI file
     out=None, # where the signed copy goes; None: in its place
-    method:str="other", # what made the picture
+    method:str="other", # what made it
+    sources=(), # paths of what it was made from, fingerprinted in the credentials without their names
     **claims, # of `manifest`: label, mark, kind
 )->Path: # the signed file
-    "Sign a PNG or JPEG file with Content Credentials, whole or not at all."
-    read_image(path)  # says what is wrong with a file that is no picture
-    data = Path(path).read_bytes()
-    if not _format(data): raise OutputError(f"{path} is neither PNG nor JPEG; only these two can be signed here.")
-    signed = _sign_bytes(data, manifest(method, **claims))
-    with atomic_path(out or path) as part: part.write_bytes(signed)
-    return Path(out or path)
+    "Sign a file with Content Credentials, whole or not at all; a video is streamed from disk to disk, however long it is."
+    path, out = Path(path), Path(out or path)
+    kind = _kind_of(path) if path.is_file() else None
+    clip = kind in CLIPS.values()
+    if clip: next(clip_frames(path, 1))
+    elif kind != "video/other": read_image(path)  # either says what is wrong with a file that is none
+    if not clip and kind not in ("image/png", "image/jpeg"): raise OutputError(f"{path} is neither PNG nor JPEG, MP4, MOV, M4V or AVI; only these can be signed here.")
+    if clip: _check_room(path, out)
+    with atomic_path(out) as part, open(path, "rb") as source, open(part, "w+b") as copy:
+        _copy_signed(source, kind, copy, manifest(method, what="video" if clip else "picture", **claims), sources)
+    return out
 
-# %% ../nbs/53_provenance.ipynb #adac8524
+def _check_room(path, out):
+    "Is there room for the signed copy, and for another that the signing library keeps while it works?"
+    need = path.stat().st_size + 2**20
+    for place in {out.absolute().parent, Path(tempfile.gettempdir())}:
+        if place.is_dir() and shutil.disk_usage(place).free < 2 * need: raise OutputError(f"Signing {path.name} needs {2 * need / 2**20:.0f} MB of room in {place} for a while; free some and try again.")
+
+# %% ../nbs/53_provenance.ipynb #674d9cb4
 @dataclass
 class Credentials:
     "What the Content Credentials of a file say, and whether they hold."
@@ -556,14 +612,14 @@ class Credentials:
     problems: tuple = ()     # codes of what does not hold
 
 def read_credentials(
-    data:bytes, # a file's content
+    source, # path, bytes or open file
 ): # Credentials, or None if there are none
-    "Read and check the Content Credentials in a PNG or JPEG file."
-    kind = _format(data)
-    if not kind: return None
+    "Read and check the Content Credentials in a PNG, JPEG, MP4, MOV, M4V or AVI file; a file is read in pieces."
+    kind = _kind_of(source)
+    if kind in (None, "video/other"): return None
     c2pa, context = _c2pa()
     try:
-        with c2pa.Reader(kind, io.BytesIO(data), context=context) as reader:
+        with _opened(source) as f, c2pa.Reader(kind, f, context=context) as reader:
             state, results, claim = reader.get_validation_state(), reader.get_validation_results() or {}, reader.get_active_manifest() or {}
     except c2pa.C2paError.ManifestNotFound: return None
     except c2pa.C2paError as e: return Credentials(False, False, False, True, problems=(str(e).splitlines()[0],))
@@ -582,6 +638,11 @@ def _credentials(state:str, codes:tuple, claim:dict)->Credentials:
         tuple(c for c in codes if c != "signingCredential.untrusted"))
 
 # %% ../nbs/53_provenance.ipynb #d3d6a16d
+def _warn_left_out(label, mark, credentials=True):
+    "One warning that names the signs which a result goes without."
+    left_out = [n for n, on in (("the visible label", label), ("the invisible mark", mark), ("Content Credentials", credentials)) if not on]
+    if left_out: warnings.warn(f"This result goes out without {' and '.join(left_out)}; say yourself that it is synthetic.", stacklevel=3)
+
 def stamp(
     image, # Pillow picture, or tensor (3, H, W) in [-1, 1]
     path, # ends in .png, .jpg or .jpeg
@@ -598,8 +659,7 @@ def stamp(
     path, suffix = Path(path), Path(path).suffix.lower()
     if suffix not in (".png", ".jpg", ".jpeg"): raise OutputError(f"{path.name!r} ends in neither .png nor .jpg; results are written, and signed, in these two formats.")
     if not (label or mark or credentials): raise UsageError("Label, mark and credentials are all switched off; a result must carry at least one of them.")
-    left_out = [n for n, on in (("the visible label", label), ("the invisible mark", mark), ("Content Credentials", credentials)) if not on]
-    if left_out: warnings.warn(f"This result goes out without {' and '.join(left_out)}; say yourself that it is synthetic.", stacklevel=2)
+    _warn_left_out(label, mark, credentials)
     image = read_image(to_pil(image) if isinstance(image, torch.Tensor) else image)
     if label: image = add_label(image, place)
     if mark: image = embed_mark(image, pack_payload(method))
@@ -607,7 +667,7 @@ def stamp(
     image.save(buffer, *(("PNG",) if suffix == ".png" else ("JPEG",)), **({} if suffix == ".png" else {"quality": quality, "subsampling": 0}))
     data = buffer.getvalue()
     if credentials:
-        data = _sign_bytes(data, manifest(method, place if label else "", mark, kind), [(f"source {i + 1}", Path(s).read_bytes()) for i, s in enumerate(sources)])
+        data = _sign_bytes(data, manifest(method, place if label else "", mark, kind), sources)
     with atomic_path(path) as part: part.write_bytes(data)
     return path
 
@@ -619,6 +679,7 @@ class Inspection:
     credentials: Credentials   # None if there are none
     mark: MarkReading
     reasons: list = field(default_factory=list) # the findings in words, a sentence each
+    what: str = "picture"      # or 'video'
     @property
     def altered(self)->bool:
         "The file is not as it was signed, or the mark outlived its credentials."
@@ -629,16 +690,19 @@ class Inspection:
         return "\n".join(self.reasons)
 
 def inspect(
-    source, # path, bytes or open file of a picture file; a picture in memory can carry the mark alone
+    source, # path, bytes or open file of a picture or video file; a picture in memory can carry the mark alone
 )->Inspection:
-    "Say whether a picture is one of ours, by which signs, whether it was altered, and what that does not prove."
-    source = source.read() if hasattr(source, "read") else source
-    image = read_image(source)
-    data = Path(source).read_bytes() if isinstance(source, (str, os.PathLike)) else source if isinstance(source, (bytes, bytearray)) else b""
-    found = Inspection(False, read_credentials(bytes(data)), detect_mark(image))
-    found.ours = bool(found.credentials and found.credentials.ours) or found.mark.found
-    found.reasons = ["Made with deepswap: this picture is synthetic." if found.ours else "No sign of deepswap found."]
-    found.reasons += [_say_credentials(found.credentials), _say_mark(found.mark), _say_limits(found)]
+    "Say whether a picture or a video is one of ours, by which signs, whether it was altered, and what that does not prove."
+    if hasattr(source, "read") and not (hasattr(source, "seekable") and source.seekable()): source = source.read()
+    stored = isinstance(source, (bytes, bytearray)) or hasattr(source, "read") or (isinstance(source, (str, os.PathLike)) and Path(source).is_file())
+    kind = _kind_of(source) if stored else None
+    what = "video" if kind and kind.startswith("video/") else "picture"
+    if what == "video": mark = detect_mark_frames(clip_frames(source))
+    else: mark = detect_mark(read_image(source))
+    found = Inspection(False, read_credentials(source) if kind else None, mark, what=what)
+    found.ours = bool(found.credentials and found.credentials.ours) or mark.found
+    found.reasons = [f"Made with deepswap: this {what} is synthetic." if found.ours else "No sign of deepswap found."]
+    found.reasons += [_say_credentials(found.credentials), _say_mark(mark, what), _say_limits(found)]
     return found
 
 # %% ../nbs/53_provenance.ipynb #2c924468
@@ -650,15 +714,176 @@ def _say_credentials(c:Credentials)->str:
     whose = "signed with this computer's key" if c.this_computer else "signed with a key that this computer does not know"
     return f"Content Credentials: valid, made by {c.made_by}, method {c.method or 'not given'}, {c.when}, {whose}; unaltered since; visible label: {c.label}."
 
-def _say_mark(m:MarkReading)->str:
+def _say_mark(m:MarkReading, what:str="picture")->str:
     "The invisible mark in one line."
-    score = f"score {m.score:.1f}, {m.threshold:.1f} needed"
+    score = f"score {m.score:.1f}, {m.threshold:.1f} needed" + (f", {m.frames} frames of the clip" if what == "video" else "")
     if not m.found: return f"Invisible mark: not found ({score})."
     told = f"method {m.method}, {m.day}" if m.intact else "its content can't be read any more"
-    return f"Invisible mark: found ({score}); {told}{'; the picture is mirrored' if m.mirrored else ''}."
+    return f"Invisible mark: found ({score}); {told}{f'; the {what} is mirrored' if m.mirrored else ''}."
 
 def _say_limits(i:Inspection)->str:
     "What the findings do not prove, in one line."
-    if not i.ours: return "Not proven: that the picture is genuine; signs can be removed, and other programs leave others."
+    if not i.ours: return f"Not proven: that the {i.what} is genuine; signs can be removed, and other programs leave others."
     if i.credentials and i.credentials.ours: return "Not proven: who made it; the key is self-made and vouched for by nobody."
     return "Not proven: who made it, or what was changed since; the mark says where it comes from, not that it is whole."
+
+# %% ../nbs/53_provenance.ipynb #5d87ba36
+class FrameMark:
+    "The invisible mark for the frames of a video: listens once per shot, then adds a ready pattern, weighted by each frame's activity."
+    def __init__(self,
+        height:int, width:int, # of the frames, pixels
+        payload:int=None, # 32 bits; None: what `pack_payload()` says of today
+        psnr:float=None, # dB, how faint; None: as faint as may be
+        key:str="deepswap", # whose mark
+        louder:float=2., # dB over what a still picture would need, since a video is compressed harder
+        every:int=250, # frames after which to listen again; a new shot is noticed anyway
+    ):
+        self.height, self.width, self.key, self.psnr, self.louder, self.every = height, width, key, psnr, louder, every
+        self.payload, self.unit = pack_payload() if payload is None else payload, natural_unit(height, width)
+        self.weights = self.pattern = self.view = self.level = None
+        self.strength, self.seen = 0., 0
+
+    def listen(self,
+        frame, # uint8 (H, W, 3), or a picture
+    ):
+        "Choose weights and strength for the shot that begins with this frame; takes as long as `embed_mark`."
+        y, shrink = _luma(read_image(frame))
+        self.weights, self.strength, self.level = _speak_up(y, activity(y, self.unit / shrink), self.unit / shrink, self.payload, self.key, self.psnr, self.louder)
+        self._draw()
+
+    def _draw(self): self.pattern = self.strength * mark_pattern(self.height, self.width, self.unit, self.payload, self.weights, self.key)
+
+# %% ../nbs/53_provenance.ipynb #a5f15262
+def frame_activity(
+    frames:torch.Tensor, # (N, H, W, 3) uint8
+    unit:float=1., # pixels per unit
+)->torch.Tensor: # (N, h, w) in 4..10, and brightness (N, h, w) in 0..255, both much smaller than the frames
+    "`activity` for many frames, with boxes for bells, on every second pixel or fewer: a hundred times quicker."
+    step = max(1, round(1.6 * unit))
+    y = frames[:, ::step, ::step].float().mean(-1)[:, None]
+    box = lambda x: F.avg_pool2d(x, 5, 1, 2, count_include_pad=False)
+    return box((y - box(y))**2).sqrt().clamp(4, 10)[:, 0], y[:, 0]
+
+@patch
+def embed(self:FrameMark,
+    frames, # (N, H, W, 3) uint8, array or tensor on any device
+): # the same, marked
+    "Mark consecutive frames of a clip; the result does not depend on how they are cut into batches."
+    x = torch.as_tensor(frames)
+    if x.shape[1:] != (self.height, self.width, 3) or x.dtype != torch.uint8:
+        raise UsageError(f"The frames are {x.dtype} of shape {tuple(x.shape)}; give uint8 of shape (N, {self.height}, {self.width}, 3).")
+    out, (act, y) = torch.empty_like(x), frame_activity(x, self.unit)
+    views = F.adaptive_avg_pool2d(y[:, None], 12)[:, 0].cpu()
+    for i, view in enumerate(views):
+        if self.pattern is None or self.seen >= self.every or (self.seen >= 12 and (view - self.view).abs().mean() > 20):
+            self.listen(x[i].cpu().numpy())
+            self.seen, self.view = 0, view
+        self.seen += 1
+        mask = F.interpolate(act[i][None, None], size=(self.height, self.width), mode="bilinear", align_corners=False)[0, 0]
+        change = (mask * self.pattern.to(x.device)).round_().to(torch.int16)
+        out[i] = x[i].to(torch.int16).add_(change[..., None]).clamp_(0, 255)
+    return out if isinstance(frames, torch.Tensor) else out.numpy()
+
+# %% ../nbs/53_provenance.ipynb #fd412aa5
+@patch
+def state_dict(self:FrameMark)->dict:
+    "Plain values from which a job that was interrupted goes on."
+    return {"weights": self.weights if self.weights is None else self.weights.tolist(), "view": self.view if self.view is None else self.view.tolist(),
+            "strength": self.strength, "level": self.level, "seen": self.seen, "payload": self.payload}
+
+@patch
+def load_state_dict(self:FrameMark, state:dict):
+    "The state that `state_dict` gave."
+    self.strength, self.level, self.seen, self.payload = (state[k] for k in ("strength", "level", "seen", "payload"))
+    if state["weights"] is not None:
+        self.weights, self.view = torch.tensor(state["weights"], dtype=torch.float64), torch.tensor(state["view"])
+        self._draw()
+
+# %% ../nbs/53_provenance.ipynb #81dae757
+@lru_cache(16)
+def label_overlay(
+    height:int, width:int, # of the frames, pixels
+    place:str="bottom-right", # one of `PLACES`
+)->tuple: # rows, columns, factor (h, w, 3), summand (h, w, 3)
+    "What `add_label` does to any picture of this size: where, times what, plus what."
+    black, white = (np.asarray(add_label(Image.new("RGB", (width, height), c), place), np.float32) for c in ("black", "white"))
+    ys, xs = np.nonzero((white < 255).any(-1) | (black > 0).any(-1))
+    where = slice(ys.min(), ys.max() + 1), slice(xs.min(), xs.max() + 1)
+    return *where, ((white - black) / 255)[where], black[where]
+
+def label_frames(
+    frames:np.ndarray, # (N, H, W, 3) uint8; written into
+    place:str="bottom-right", # one of `PLACES`
+)->np.ndarray: # the same array
+    "Write the visible label into frames, in place: as `add_label` does, to one grey level, but drawn only once per size."
+    rows, columns, factor, summand = label_overlay(*frames.shape[1:3], place)
+    part = frames[:, rows, columns]
+    frames[:, rows, columns] = (part * factor + summand).round().clip(0, 255)
+    return frames
+
+# %% ../nbs/53_provenance.ipynb #f47048d3
+def clip_frames(
+    source, # path, bytes or open file of a video
+    n:int=24, # how many frames at most
+): # yields Pillow pictures
+    "Frames spread evenly over a video; of a long one, only what lies between is skipped, not decoded. Raises `DataError`."
+    import av
+    name, taken = Path(source).name if isinstance(source, (str, os.PathLike)) else "The video", 0
+    try:
+        with _opened(source) as stream, av.open(stream) as file:
+            if not file.streams.video: raise DataError(f"{name} holds no video stream; give a video with pictures in it.")
+            video = file.streams.video[0]
+            video.thread_type = "AUTO"
+            for frame in _spread(file, video, n):
+                taken += 1
+                yield frame.to_image()
+    except (av.FFmpegError, OSError, ValueError) as e:
+        if not taken: raise DataError(f"{name} can't be read as a video ({getattr(e, 'strerror', None) or e}); give an MP4, MOV, MKV or AVI file.") from None
+    if not taken: raise DataError(f"{name} holds no frame that can be decoded; get a new copy.")
+
+def _spread(file, video, n):
+    "About `n` frames, evenly spaced in time; jumps where the gap is longer than two seconds."
+    if not file.duration or not video.average_rate: yield from itertools.islice(file.decode(video), n); return
+    start, step, at, frames = (file.start_time or 0) / 1e6, file.duration / 1e6 / n, -math.inf, file.decode(video)
+    for target in (start + (i + 0.5) * step for i in range(n)):
+        if step > 2 and target - at > 2:
+            file.seek(int(target * 1e6))
+            frames = file.decode(video)
+        for frame in frames:
+            if frame.time is None or frame.time >= target - 0.5 / float(video.average_rate): break
+        else: return
+        at = frame.time or at
+        yield frame
+
+# %% ../nbs/53_provenance.ipynb #99d69361
+def detect_mark_frames(
+    frames, # pictures, as `read_image` takes them; those of another size than the first are passed over
+    key:str="deepswap", # whose mark
+    false_alarm:float=1e-6, # chance per clip of finding a mark where there is none
+)->MarkReading:
+    "Look for one mark in many frames: the flattened frames are averaged, and the average is listened to like one picture."
+    total, n = 0, 0
+    for image in frames:
+        y, shrink = _luma(read_image(image))
+        if n and y.shape != total.shape: continue
+        total, n = total + _flatten(y), n + 1
+    if not n: raise DataError("There are no frames to look at; give at least one.")
+    reading = _find_mark(total / n, shrink, key, false_alarm)
+    reading.frames = n
+    return reading
+
+# %% ../nbs/53_provenance.ipynb #8faad095
+def stamp_video(
+    path_in, # a finished clip; its frames carry label and mark already, see `label_frames` and `FrameMark`
+    out, # ends in .mp4, .mov, .m4v or .avi, like the clip; may be the clip itself
+    method:str="other", # what made the clip
+    sources=(), # paths of what it was made from, fingerprinted in the credentials without their names
+    label:str="bottom-right", # where the visible label stands in it; '' if it was left out
+    mark:bool=True, # whether its frames are marked
+    kind:str=None, # IPTC digital source type; None: by method
+)->Path: # where it was written
+    "The last step of a video: sign it with Content Credentials, whole or not at all; it is never in memory as a whole."
+    out = Path(out)
+    if out.suffix.lower() not in CLIPS: raise OutputError(f"{out.name!r} ends in none of {', '.join(CLIPS)}; videos are signed in these formats.")
+    _warn_left_out(label, mark)
+    return sign_file(path_in, out, method, sources, label=label, mark=mark, kind=kind)

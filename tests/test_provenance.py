@@ -301,6 +301,211 @@ def test_takes_tensors(tmp_path):
     assert p.inspect(p.stamp(x, tmp_path / "a.jpg")).credentials.ours
 
 
+# ---- video
+
+def people_clip(n=24, size=192, seed=0):
+    "A computed person who talks and looks about: uint8 (N, H, W, 3)."
+    from deepswap.people import People, scene_path
+    one = sample_people(1, preset="easy", seed=seed)
+    frames = render(People(one.identity.repeat(n), one.style.repeat(n), scene_path(n, seed, base=one.scene)), size).image
+    return ((frames.permute(0, 2, 3, 1) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+
+
+def write_clip(path, frames, codec="libx264", crf=23, scale=1.0, rate=25):
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as c:
+        s = c.add_stream(codec, rate=rate)
+        s.width, s.height, s.pix_fmt = round(frames.shape[2] * scale) // 2 * 2, round(frames.shape[1] * scale) // 2 * 2, "yuv420p"
+        if codec == "libx264": s.options = {"crf": str(crf)}
+        else: s.bit_rate = 4_000_000
+        for f in frames: c.mux(s.encode(av.VideoFrame.from_ndarray(f, format="rgb24").reformat(s.width, s.height, "yuv420p", interpolation="BICUBIC")))
+        c.mux(s.encode(None))
+    return path
+
+
+@pytest.fixture(scope="module")
+def clip():
+    torch.set_num_threads(1)
+    return people_clip(40, 288, seed=5)
+
+
+@pytest.fixture(scope="module")
+def marked_clip(clip):
+    return p.FrameMark(*clip.shape[1:3], p.pack_payload("faceswap", date(2026, 11, 21))).embed(clip)
+
+
+def test_frame_mark_is_faint_steady_and_read_from_one_frame(clip, marked_clip):
+    assert all(38.5 < psnr(a, b) < 48 for a, b in zip(clip, marked_clip))
+    change = marked_clip[..., 0].astype(float) - clip[..., 0]
+    assert np.abs(np.diff(change, axis=0)).mean() < 0.15 * np.abs(change).mean(), "the mark must stand still, not crawl"
+    loose = np.stack([np.asarray(p.embed_mark(f)) for f in clip[:8]]).astype(float)[..., 0] - clip[:8, ..., 0]
+    assert np.abs(np.diff(change, axis=0)).mean() < 0.5 * np.abs(np.diff(loose, axis=0)).mean(), "embed_mark on each frame crawls more"
+    for f in (marked_clip[0], marked_clip[-1]):
+        r = p.detect_mark(f)
+        assert r.intact and r.method == "faceswap" and r.frames == 1
+
+
+def test_frame_mark_does_not_depend_on_batches_and_resumes(clip):
+    make = lambda: p.FrameMark(*clip.shape[1:3], LOAD, every=10)
+    whole = make().embed(clip[:30])
+    parts, mark, fresh = [], make(), make()
+    for a, b in ((0, 1), (1, 4), (4, 17), (17, 30)): parts.append(mark.embed(clip[a:b]))
+    assert np.array_equal(whole, np.concatenate(parts))
+    first = make()
+    first.embed(clip[:17])
+    import json
+    fresh.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert np.array_equal(fresh.embed(clip[17:30]), whole[17:])
+    assert torch.equal(make().embed(torch.from_numpy(clip[:30])), torch.from_numpy(whole))  # tensors in, tensors out
+
+
+def test_frame_mark_listens_again_in_a_new_shot(clip, monkeypatch):
+    other = np.ascontiguousarray(255 - clip)
+    heard = []
+    listen = p.FrameMark.listen
+    monkeypatch.setattr(p.FrameMark, "listen", lambda self, f: (heard.append(f), listen(self, f))[1])
+    mark = p.FrameMark(*clip.shape[1:3], LOAD)
+    mark.embed(np.concatenate([clip[:20], other[:20]]))
+    assert len(heard) == 2 and np.array_equal(heard[0], clip[0]) and np.array_equal(heard[1], other[0])
+    heard.clear()
+    p.FrameMark(*clip.shape[1:3], LOAD).embed(np.concatenate([c[None] for pair in zip(clip[:20], other[:20]) for c in pair]))
+    assert len(heard) <= 4, "a strobe light must not make it listen to each frame"
+
+
+def test_frame_mark_is_quick(clip):
+    mark = p.FrameMark(*clip.shape[1:3], LOAD)
+    mark.embed(clip[:1])
+    quick = min(timed(lambda: mark.embed(clip)) for _ in range(2)) / len(clip)
+    slow = min(timed(lambda: p.embed_mark(clip[0], LOAD)) for _ in range(2))
+    assert slow / quick > 6, (slow, quick)
+
+
+def timed(f):
+    import time
+    start = time.perf_counter()
+    f()
+    return time.perf_counter() - start
+
+
+@pytest.mark.parametrize("bad", [np.zeros((2, 30, 40, 3), np.float32), np.zeros((2, 31, 40, 3), np.uint8), np.zeros((30, 40, 3), np.uint8)])
+def test_frame_mark_refuses(bad):
+    with pytest.raises(UsageError, match="give uint8 of shape"): p.FrameMark(30, 40).embed(bad)
+
+
+@pytest.mark.parametrize("crf,scale,first,n", [(18, 1, 0, 4), (23, 1, 0, 24), (28, 1, 0, 24), (18, 0.5, 0, 24), (23, 1, 25, 12)])
+def test_frame_mark_survives_compression(tmp_path, marked_clip, crf, scale, first, n):
+    path = write_clip(tmp_path / "a.mp4", marked_clip[first:], crf=crf, scale=scale)
+    r = p.detect_mark_frames(p.clip_frames(path, n))
+    assert r.found and r.frames == n and r.method == "faceswap", r
+
+
+def test_unmarked_clips_are_not_accused(tmp_path, clip):
+    dice = np.random.default_rng(1)
+    still, noise = np.repeat(clip[:1], 12, 0), dice.integers(0, 256, (12, 192, 192, 3), dtype=np.uint8)
+    bars = np.repeat(np.kron(np.indices((24, 24)).sum(0) % 2, np.ones((8, 8)))[None, ..., None].astype(np.uint8) * 255, 12, 0).repeat(3, -1)
+    for name, frames in (("clip", clip), ("still", still), ("noise", noise), ("bars", bars)):
+        r = p.inspect(write_clip(tmp_path / f"{name}.mp4", frames))
+        assert not r.ours and r.mark.score < 7.5, (name, r.mark.score)
+
+
+def test_real_clips(tmp_path, shared):
+    "Unmarked they are not accused; marked and compressed they are found, at half size too."
+    clips = sorted((shared / "data/video").glob("*.mpg"))
+    assert len(clips) >= 6
+    for f in clips: assert not p.inspect(f).ours
+    for f in clips[:2]:
+        frames = np.stack([np.asarray(i) for i in p.clip_frames(f, 40)])
+        marked = p.FrameMark(*frames.shape[1:3], p.pack_payload("faceswap")).embed(frames)
+        for crf, scale, read in ((28, 1, False), (23, 1, True), (18, 0.5, True)):  # at crf 28 the mark is found, its content not always
+            r = p.inspect(write_clip(tmp_path / "a.mp4", marked, crf=crf, scale=scale))
+            assert r.ours and (r.mark.method == "faceswap" or not read), (f.name, crf, scale, r.mark)
+    assert not p.inspect(shared / "data/video/intel_female.gif").ours
+
+
+@pytest.mark.parametrize("place", p.PLACES)
+def test_label_frames_is_add_label(clip, place):
+    before = clip[:3].copy()
+    after = p.label_frames(before.copy(), place)
+    for a, b in zip(before, after): assert np.abs(np.asarray(p.add_label(a, place)).astype(int) - b).max() <= 1
+    given = before.copy()
+    assert p.label_frames(given, place) is given and (given != before).any()
+
+
+def test_clip_frames_are_spread_over_the_clip(tmp_path):
+    "Also where the gaps are long enough to jump over, and where the first key frame is the only one."
+    grey = np.repeat(np.arange(0, 240, 2, dtype=np.uint8)[:, None, None, None], 64, 1).repeat(64, 2).repeat(3, 3)
+    for rate in (25, 2):  # 5 seconds, a minute
+        path = write_clip(tmp_path / f"{rate}.mp4", grey, crf=5, rate=rate)
+        seen = [np.asarray(i).mean() / 2 for i in p.clip_frames(path, 10)]
+        assert np.allclose(seen, np.arange(10) * 12 + 5.5, atol=3), seen
+    assert len(list(p.clip_frames(path, 500))) == 120
+    assert len(list(p.clip_frames(path.read_bytes(), 4))) == len(list(p.clip_frames(open(path, "rb"), 4))) == 4
+
+
+def test_broken_clips(tmp_path, clip):
+    good = write_clip(tmp_path / "a.avi", clip, "mpeg4")
+    data = good.read_bytes()
+    (tmp_path / "cut.avi").write_bytes(data[: len(data) // 2])
+    assert 1 <= len(list(p.clip_frames(tmp_path / "cut.avi", 500))) < len(clip)  # what came before the break
+    (tmp_path / "head.mp4").write_bytes(write_clip(tmp_path / "b.mp4", clip[:5]).read_bytes()[:60])
+    for name in ("head.mp4", "missing.mp4"):
+        with pytest.raises((p.DataError, ImageError)) as e: p.inspect(tmp_path / name)
+        assert "\n" not in str(e.value) and name in str(e.value)
+    with pytest.raises(p.DataError, match="at least one"): p.detect_mark_frames([])
+    r = p.detect_mark_frames([Image.new("RGB", (64, 64)), Image.new("RGB", (65, 64))])
+    assert r.frames == 1
+
+
+# ---- signed videos
+
+@pytest.mark.parametrize("name,codec", [("a.mp4", "libx264"), ("a.mov", "libx264"), ("a.m4v", "libx264"), ("a.avi", "mpeg4")])
+def test_signed_video(tmp_path, marked_clip, name, codec, monkeypatch):
+    frames = p.label_frames(marked_clip[:12].copy())
+    plain = write_clip(tmp_path / name, frames, codec)
+    assert p.read_credentials(plain) is None
+    def never(*a): raise AssertionError("the whole file was read into memory")
+    monkeypatch.setattr(p.Path, "read_bytes", lambda self: never() if self.suffix == plain.suffix else open(self, "rb").read())
+    out = p.stamp_video(plain, tmp_path / f"out{plain.suffix}", "faceswap", [plain])
+    i = p.inspect(out)
+    assert i.what == "video" and i.ours and not i.altered and i.mark.method == "faceswap" and "this video is synthetic" in i.summary
+    c = i.credentials
+    assert (c.valid, c.ours, c.this_computer, c.method, c.label, c.kind) == (True, True, True, "faceswap", "bottom-right", "compositeWithTrainedAlgorithmicMedia")
+    same = lambda path: np.stack([np.asarray(f) for f in p.clip_frames(path, 99)])
+    assert np.array_equal(same(plain), same(out)), "signing must not touch the pictures"
+    monkeypatch.undo()
+    data = bytearray(out.read_bytes())
+    where = data.find(b"mdat") + 400 if codec == "libx264" else data.find(b"movi") + 400
+    data[where] ^= 1
+    i = p.inspect(bytes(data))
+    assert i.altered and not i.credentials.valid and "altered after it was signed" in i.summary
+    assert p.inspect(io.BytesIO(out.read_bytes())).credentials.ours  # an open file, too
+
+
+def test_video_signs_are_not_dropped_silently(tmp_path, clip):
+    plain = write_clip(tmp_path / "a.mp4", clip[:5])
+    with pytest.warns(UserWarning, match="the visible label and the invisible mark"): out = p.stamp_video(plain, tmp_path / "b.mp4", label="", mark=False)
+    assert p.read_credentials(out).label == "left out on request"
+
+
+def test_sign_video_refuses(tmp_path, clip, monkeypatch):
+    plain = write_clip(tmp_path / "a.mp4", clip[:5])
+    before = plain.read_bytes()
+    write_clip(tmp_path / "c.mkv", clip[:5])
+    (tmp_path / "text.mp4").write_text("no clip at all")
+    with pytest.raises(OutputError, match="ends in none of"): p.stamp_video(plain, tmp_path / "b.webm")
+    with pytest.raises(OutputError, match="neither PNG nor JPEG, MP4"): p.sign_file(tmp_path / "c.mkv")
+    with pytest.raises(ImageError): p.sign_file(tmp_path / "text.mp4")
+    with pytest.raises(OutputError, match="does not exist"): p.stamp_video(plain, tmp_path / "no/b.mp4")
+    import shutil
+    full = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(p.shutil, "disk_usage", lambda path: full)
+    with pytest.raises(OutputError, match="MB of room"): p.stamp_video(plain, tmp_path / "b.mp4")
+    monkeypatch.undo()
+    monkeypatch.setattr(p.os, "replace", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OutputError, match="disk is full"): p.stamp_video(plain, plain)
+    assert plain.read_bytes() == before and sorted(f.name for f in tmp_path.iterdir()) == ["a.mp4", "c.mkv", "text.mp4"]
+
+
 # ---- bad input and real photos
 
 def test_inspect_bad_files(tmp_path, shared):
