@@ -1,6 +1,7 @@
 "Photo in, photo out: results, choices, and what bad input gets."
 
 import os
+import pickle
 import zlib
 
 import numpy as np
@@ -8,11 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from deepswap.classical import ClassicalSwapper
-from deepswap.core import DeepswapError, DeviceError, ImageError, NoFaceError, SeveralFacesError, UsageError, to_pil, write_image
-from deepswap.faces import find_faces
+from deepswap.autoencoder import AutoencoderSwap, PairSwapper
+from deepswap.classical import ClassicalSwapper, blur, rgb_to_lab
+from deepswap.core import DeepswapError, DeviceError, ImageError, NoFaceError, SeveralFacesError, UsageError, WeightsError, to_pil, write_image
+from deepswap.faces import align_photo, find_faces
 from deepswap.people import render, sample_people
-from deepswap.swap import SWAPPERS, Photo, get_swapper, open_photo, swap_photo
+from deepswap.swap import SWAPPERS, LitPair, Photo, add_light, get_swapper, open_pair, open_photo, swap_photo
+from deepswap.train import RingOfGaussians, ToyGAN, Trainer, write_tensors
 from test_faces import checked
 
 
@@ -219,3 +222,133 @@ def test_photo_is_opened_once(people, monkeypatch):
     monkeypatch.setattr(module, "find_faces", lambda *args, **kw: pytest.fail("looked for faces again"))
     assert isinstance(a, Photo) and swap_photo(a, b, "none").image.size == (256, 256)
     assert os.path.basename(module.__file__) == "swap.py"
+
+
+# ---- a trained pair ----
+
+RED, BLUE = (0.6, -0.6, -0.6), (-0.6, -0.6, 0.6)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    "The folder of a run whose A is plain red and whose B is plain blue, whatever is shown."
+    torch.manual_seed(0)
+    method = AutoencoderSwap(16, 4, 8)
+    for decoder, color in ((method.decoder_a, RED), (method.decoder_b, BLUE)):
+        last = decoder[-2]
+        torch.nn.init.zeros_(last.weight)
+        last.bias.data = torch.tensor(color).atanh()
+    batch = {"a": torch.zeros(2, 3, 16, 16), "b": torch.zeros(2, 3, 16, 16)}
+    out = tmp_path_factory.mktemp("pair") / "run"
+    for g in method.optimizers()["ae"].param_groups:
+        assert g["lr"] > 0
+    method.optimizers = lambda: {"ae": torch.optim.SGD(method.parameters(), 0.0)}  # one step that changes nothing
+    Trainer(method, [batch], out=out, steps=1, progress=False).fit()
+    return out
+
+
+def middle(image, face):
+    "Mean colour (3,) in the middle of a face, in [-1, 1]."
+    return align_photo(image, face.landmarks, 64)[0][0, :, 24:40, 24:40].mean((1, 2))
+
+
+@pytest.mark.parametrize("to, color", [("a", RED), ("b", BLUE)])
+def test_a_run_paints_the_person_asked_for_and_needs_no_source(pair, people, to, color):
+    r = swap_photo(target=people[0], swapper=pair, to=to, light=False)
+    assert r.source is None and r.source_face is None and r.to == [to] and r.note == ""
+    assert (middle(r.image, r.faces[0]) - torch.tensor(color)).abs().max() < 0.03
+    before, after = np.asarray(people[0]), np.asarray(r.image)
+    assert 0.02 < (before != after).any(2).mean() < 0.25 and r.crops[0][0] is None and r.crops[0][1].shape[-1] == 16
+    for given in (str(pair), pair / "last.safetensors", pair / "weights-last.safetensors"):
+        assert np.array_equal(np.asarray(swap_photo(None, people[0], given, to=to, light=False).image), after)
+
+
+def test_auto_paints_the_other_one_and_says_so(pair, people, group):
+    def tinted(image, color):
+        x = np.asarray(image).astype(float)
+        return Photo(Image.fromarray((0.5 * x + 0.5 * (np.array(color) + 1) * 127.5).astype(np.uint8)), faces)
+    faces = find_faces(people[0])
+    for color, other in ((RED, "b"), (BLUE, "a")):
+        r = swap_photo(None, tinted(people[0], color), pair)
+        assert r.to == [other] and f"became person {other.upper()}" in r.note and r.note.endswith(".")
+    r = swap_photo(None, group, pair, face="all", to="b")
+    assert r.to == ["b"] * 3 and len(r.crops) == 3
+    assert "holds 3 faces" in swap_photo(None, group, pair).note and "became person" in swap_photo(None, group, pair).note
+
+
+def test_what_a_pair_can_not_do_is_refused(pair, people):
+    with pytest.raises(UsageError, match="leave the source picture out"):
+        swap_photo(people[1], people[0], pair)
+    with pytest.raises(UsageError, match="'auto', 'a' or 'b'"):
+        swap_photo(None, people[0], pair, to="c")
+    with pytest.raises(UsageError, match="works at 16"):
+        swap_photo(None, people[0], pair, size=64)
+    with pytest.raises(UsageError, match="no target picture"):
+        swap_photo(people[0], swapper=pair)
+    with pytest.raises(UsageError, match="no source picture"):
+        swap_photo(None, people[0])
+    with pytest.raises(UsageError, match="only a trained pair"):
+        swap_photo(people[1], people[0], to="a")
+    with pytest.raises(NoFaceError):
+        swap_photo(None, Image.new("RGB", (200, 200), "teal"), pair)
+
+
+def test_a_swapper_from_a_run(pair):
+    s = get_swapper(pair, "cpu", "b")
+    assert type(s) is PairSwapper and (s.to, s.size, s.method) == ("b", 16, "autoencoder-swap")
+    assert get_swapper(s) is s
+    other = get_swapper(s, to="a", light=True)
+    assert type(other) is LitPair and other.to == "a" and other.model is s.model and s.to == "b"
+    assert get_swapper(s, light=True).to == "b", "what was chosen stays"
+    assert open_pair(str(pair)).to == "auto"
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.mkdir, (os.environ["DEEPSWAP_TEST_BOMB"],)
+
+
+def bad_runs(folder):
+    "Kind -> (path, what the error says)."
+    (folder / "empty").mkdir()
+    (folder / "text.safetensors").write_text("not weights")
+    (folder / "cut.safetensors").write_bytes((folder / "run/last.safetensors").read_bytes()[:-500])
+    (folder / "pickle.pt").write_bytes(pickle.dumps(Bomb()))
+    Trainer(ToyGAN(), RingOfGaussians(8), out=folder / "toy", steps=1, progress=False).fit()
+    write_tensors(folder / "stranger.safetensors", {"state": torch.zeros(2, dtype=torch.uint8)}, {"method": "no-such", "config": {}})
+    write_tensors(folder / "old.safetensors", {"state": torch.zeros(2, dtype=torch.uint8)}, {"method": "autoencoder-swap", "config": {"size": "large"}})
+    write_tensors(folder / "hollow.safetensors", {"state": torch.zeros(2, dtype=torch.uint8)}, {"method": "autoencoder-swap", "config": {}})
+    write_tensors(folder / "bare.safetensors", {"state": torch.frombuffer(bytearray(b'{"dict": [["extra", {"dict": []}]]}'), dtype=torch.uint8)}, {"method": "autoencoder-swap", "config": {"size": 16, "width": 4, "code": 8}})
+    return {"empty": "holds no last.safetensors", "text.safetensors": "can't be read as a checkpoint", "cut.safetensors": "can't be read as a checkpoint",
+            "pickle.pt": "can't be read as a checkpoint", "toy": "'toy-gan', which does not swap two people", "stranger.safetensors": "'no-such', which does not swap",
+            "old.safetensors": "another version", "hollow.safetensors": "another version", "bare.safetensors": "lacks", "missing": "no run at that place"}
+
+
+def test_bad_runs_get_one_sentence_and_nothing_is_unpickled(pair, people, tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPSWAP_TEST_BOMB", str(tmp_path / "boom"))
+    (tmp_path / "run").symlink_to(pair)
+    for name, text in bad_runs(tmp_path).items():
+        with pytest.raises(WeightsError if text[0] in "hlca" else UsageError) as e:
+            swap_photo(None, people[0], tmp_path / name)
+        assert text in str(e.value) and str(e.value).endswith(".") and "\n" not in str(e.value), name
+    assert not (tmp_path / "boom").exists()
+
+
+def test_light_is_carried_over(pair, people):
+    "A pair that knows one light paints it; with `light`, the swap follows the target into the dark and keeps the colour that was asked for."
+    face, = find_faces(people[0])
+    dark = people[0].point(lambda v: v // 2)
+    plain, lit = ([middle(swap_photo(None, Photo(im, [face]), pair, to="b", light=light).image, face) for im in (people[0], dark)] for light in (False, True))
+    assert (plain[0] - plain[1]).abs().max() < 0.03, "without it, light changes nothing"
+    assert (lit[0] - lit[1]).mean() > 0.1
+    assert lit[1][2] > lit[1][0] + 0.3, "and blue stays blue"
+
+
+def test_added_light_is_the_blurred_difference_in_lab():
+    g = torch.Generator().manual_seed(0)
+    painted, own, target = (torch.rand(2, 3, 32, 32, generator=g) * 0.2 for _ in range(3))
+    one = torch.ones(2, 1, 32, 32)
+    assert (add_light(painted, target, target, one) - painted).abs().max() < 1e-3, "nothing missed, nothing added"
+    moved = rgb_to_lab(add_light(painted, own, target, one)) - rgb_to_lab(painted)
+    expected = blur(rgb_to_lab(target) - rgb_to_lab(own), 3.2)
+    assert (moved - expected).abs().mean() < 0.2 and moved.abs().mean() > 0.3
