@@ -504,7 +504,6 @@ def _c2pa():
     if chain: settings["trust"] = {"user_anchors": (b"-----BEGIN" + chain.split(b"-----BEGIN")[2]).decode()}
     return c2pa, c2pa.Context(settings=c2pa.Settings.from_dict(settings))
 
-# %% ../nbs/53_provenance.ipynb #97a025eb
 def manifest(
     method:str, # what made the picture
     label:str="", # where the visible label stands; '' if it was left out
@@ -522,7 +521,7 @@ def manifest(
     return {"claim_generator_info": [agent], "title": f"Synthetic {what} ({method})",
             "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": actions}}, {"label": "org.deepswap.signs", "data": signs}]}
 
-# %% ../nbs/53_provenance.ipynb #07c91670
+# %% ../nbs/53_provenance.ipynb #045fa5bd
 CLIPS = {".mp4": "video/mp4", ".mov": "video/quicktime", ".m4v": "video/x-m4v", ".avi": "video/avi"}  # videos that can be signed
 
 def _format(head:bytes):
@@ -548,7 +547,6 @@ def _kind_of(source)->str:
     with _opened(source) as f: head = f.read(16); f.seek(0)
     return _format(head)
 
-# %% ../nbs/53_provenance.ipynb #adac8524
 def _copy_signed(source, kind:str, out, claim:dict, sources=()):
     "Copy one stream to another with Content Credentials added; `sources` are paths of what it was made from."
     key, chain = _signer_pem()
@@ -563,12 +561,6 @@ def _copy_signed(source, kind:str, out, claim:dict, sources=()):
             b.sign(signer, kind, source, out)
     except c2pa.C2paError as e:
         raise OutputError(f"The {kind.split('/')[0].replace('image', 'picture')} could not be signed ({str(e).splitlines()[0]}); if the disk has room, delete the folder {cache_dir('credentials')} to have a new key made.") from None
-
-def _sign_bytes(data:bytes, claim:dict, sources=())->bytes:
-    "Content Credentials into the bytes of a PNG or JPEG file."
-    out = io.BytesIO()
-    _copy_signed(io.BytesIO(data), _format(data), out, claim, sources)
-    return out.getvalue()
 
 # %% ../nbs/53_provenance.ipynb #9eacb389
 def sign_file(
@@ -665,10 +657,9 @@ def stamp(
     if mark: image = embed_mark(image, pack_payload(method))
     buffer = io.BytesIO()
     image.save(buffer, *(("PNG",) if suffix == ".png" else ("JPEG",)), **({} if suffix == ".png" else {"quality": quality, "subsampling": 0}))
-    data = buffer.getvalue()
-    if credentials:
-        data = _sign_bytes(data, manifest(method, place if label else "", mark, kind), sources)
-    with atomic_path(path) as part: part.write_bytes(data)
+    with atomic_path(path) as part, open(part, "w+b") as file:
+        if credentials: _copy_signed(buffer, _format(buffer.getvalue()), file, manifest(method, place if label else "", mark, kind), sources)
+        else: file.write(buffer.getvalue())
     return path
 
 # %% ../nbs/53_provenance.ipynb #8ce744d5
@@ -727,7 +718,7 @@ def _say_limits(i:Inspection)->str:
     if i.credentials and i.credentials.ours: return "Not proven: who made it; the key is self-made and vouched for by nobody."
     return "Not proven: who made it, or what was changed since; the mark says where it comes from, not that it is whole."
 
-# %% ../nbs/53_provenance.ipynb #5d87ba36
+# %% ../nbs/53_provenance.ipynb #03d085f8
 class FrameMark:
     "The invisible mark for the frames of a video: listens once per shot, then adds a ready pattern, weighted by each frame's activity."
     def __init__(self,
@@ -752,6 +743,18 @@ class FrameMark:
         self._draw()
 
     def _draw(self): self.pattern = self.strength * mark_pattern(self.height, self.width, self.unit, self.payload, self.weights, self.key)
+
+    def state_dict(self)->dict:
+        "Plain values from which a job that was interrupted goes on."
+        plain = lambda x: x if x is None else x.tolist()
+        return {"weights": plain(self.weights), "view": plain(self.view), "strength": self.strength, "level": self.level, "seen": self.seen, "payload": self.payload}
+
+    def load_state_dict(self, state:dict):
+        "Go on from what `state_dict` gave."
+        self.strength, self.level, self.seen, self.payload = (state[k] for k in ("strength", "level", "seen", "payload"))
+        if state["weights"] is None: return
+        self.weights, self.view = torch.tensor(state["weights"], dtype=torch.float64), torch.tensor(state["view"])
+        self._draw()
 
 # %% ../nbs/53_provenance.ipynb #a5f15262
 def frame_activity(
@@ -783,21 +786,6 @@ def embed(self:FrameMark,
         change = (mask * self.pattern.to(x.device)).round_().to(torch.int16)
         out[i] = x[i].to(torch.int16).add_(change[..., None]).clamp_(0, 255)
     return out if isinstance(frames, torch.Tensor) else out.numpy()
-
-# %% ../nbs/53_provenance.ipynb #fd412aa5
-@patch
-def state_dict(self:FrameMark)->dict:
-    "Plain values from which a job that was interrupted goes on."
-    return {"weights": self.weights if self.weights is None else self.weights.tolist(), "view": self.view if self.view is None else self.view.tolist(),
-            "strength": self.strength, "level": self.level, "seen": self.seen, "payload": self.payload}
-
-@patch
-def load_state_dict(self:FrameMark, state:dict):
-    "The state that `state_dict` gave."
-    self.strength, self.level, self.seen, self.payload = (state[k] for k in ("strength", "level", "seen", "payload"))
-    if state["weights"] is not None:
-        self.weights, self.view = torch.tensor(state["weights"], dtype=torch.float64), torch.tensor(state["view"])
-        self._draw()
 
 # %% ../nbs/53_provenance.ipynb #81dae757
 @lru_cache(16)
