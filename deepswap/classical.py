@@ -82,12 +82,14 @@ def skin_likelihood(
 def outline_cost(
     image:torch.Tensor, # (B, 3, S, S)
     landmarks:torch.Tensor, # (B, 5, 2) pixels
-    steps:torch.Tensor, # (R,) multiples of the average outline to look at
+    steps:torch.Tensor, # (R,) multiples of the expected outline to look at
+    expected:torch.Tensor=None, # (B, 64) radii as multiples of the average face's; None: those of the average face
 )->torch.Tensor: # (B, 64, R)
-    "Low where a ray leaves the skin or crosses an edge, and near the average outline."
+    "Low where a ray leaves the skin or crosses an edge, and near the expected outline."
+    expected = torch.ones(len(image), 64).to(image) if expected is None else expected
     looks = torch.cat([skin_likelihood(image, landmarks), blur(rgb_to_lab(image), image.shape[-1] / 128) / 100], 1)
     frame, n = face_frame(landmarks), len(steps)
-    points = torch.stack([outline_points(steps[i].expand(len(image), 64), frame) for i in range(n)], 2)  # (B, 64, R, 2)
+    points = torch.stack([outline_points(steps[i] * expected, frame) for i in range(n)], 2)  # (B, 64, R, 2)
     rays = sample(looks, points)  # (B, 4, 64, R)
     inside = F.avg_pool2d(F.pad(rays, (3, 0, 0, 0), mode="replicate"), (1, 3), 1)[..., :n]
     outside = F.avg_pool2d(F.pad(rays, (0, 3, 0, 0), mode="replicate"), (1, 3), 1)[..., -n:]
@@ -125,12 +127,14 @@ def closed_path(
 def face_outline(
     image:torch.Tensor, # (B, 3, S, S) aligned faces
     landmarks:torch.Tensor, # (B, 5, 2) pixels
+    expected:torch.Tensor=None, # (B, 64) as in `outline_cost`
 )->torch.Tensor: # (B, 64) radii as multiples of the average face's
     "Jaw and hairline of each face: the cheapest closed path through `outline_cost`, smoothed."
     steps = torch.linspace(0.7, 1.3, 41).to(image)
-    radii = steps[closed_path(outline_cost(image, landmarks, steps))]
+    radii = steps[closed_path(outline_cost(image, landmarks, steps, expected))]
     g = torch.exp(-torch.arange(-4, 5).to(image) ** 2 / (2 * 1.6 ** 2))
-    return F.conv1d(F.pad(radii[:, None], (4, 4), mode="circular"), (g / g.sum()).view(1, 1, -1))[:, 0]
+    radii = F.conv1d(F.pad(radii[:, None], (4, 4), mode="circular"), (g / g.sum()).view(1, 1, -1))[:, 0]
+    return radii if expected is None else radii * expected
 
 # %% ../nbs/33_classical.ipynb #415a56d4
 def moments(
