@@ -1,6 +1,7 @@
 "The command line: one line per error, honest exit codes, nothing half written."
 
 import csv
+import io
 import os
 import signal
 import struct
@@ -75,7 +76,7 @@ def test_help_imports_nothing_heavy():
 
 
 def test_overview_names_every_command(capsys):
-    assert list(cli.COMMANDS) == ["lab", "demo", "people", "swap", "inspect", "extract", "train", "sample"]
+    assert list(cli.COMMANDS) == ["lab", "demo", "people", "extract", "train", "sample", "swap", "video", "inspect"]
     assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out
     assert all(f"  {n} " in out for n in cli.COMMANDS) and "exit codes" in out
@@ -92,7 +93,10 @@ def test_version(capsys):
 
 @pytest.mark.parametrize("argv,says", [
     (["swpa"], ["Did you mean 'swap'?"]), (["zzzz"], ["no command 'zzzz'"]), (["--vers"], ["not an option", "--version"]),
-    (["swap"], ["SOURCE, TARGET"]), (["swap", "a", "b", "-o", "c.png", "--metod", "x"], ["Did you mean '--method'?"]),
+    (["swap"], ["--out"]), (["swap", "-o", "c.png"], ["TARGET"]), (["swap", "a", "b", "c", "-o", "c.png"], ["'c' is not an option"]),
+    (["video"], ["--target, -o/--out"]), (["video", "--target", "a.mp4", "--out", "b.mkv"], ["neither .mp4 nor .mov"]), (["video", "--target", "a.mp4", "--out", "b.mp4", "--quality", "52"], ["0 to 51"]),
+    (["video", "--target", "a.mp4", "--out", "b.mp4", "--too", "a"], ["Did you mean '--to'?"]), (["video", "--target", "a.mp4", "--out", "b.mp4", "--to", "c"], ["auto"]), (["vidoe"], ["Did you mean 'video'?"]),
+    (["extract", "a", "--out", "b", "--duplicates", "2"], ["from 0 to 1"]), (["extract", "a", "--out", "b", "--min-size", "big"], ["not a number"]), (["extract", "--out", "b"], ["VIDEO|FOLDER"]), (["swap", "a", "b", "-o", "c.png", "--metod", "x"], ["Did you mean '--method'?"]),
     (["swap", "a", "b", "-o", "c.png", "--fac", "1"], ["not an option"]), (["swap", "a", "b", "-o", "c.png", "--face", "left"], ["no choice of face"]),
     (["swap", "a", "b", "-o", "c.png", "--face", "0"], ["no choice of face"]), (["swap", "a", "b", "-o", "c.png", "--label-place", "centre"], ["bottom-right"]),
     (["swap", "a", "b", "-o", "c.png", "--source-face", "all"], ["--source-face"]),
@@ -263,11 +267,13 @@ def test_extract(capsys, pictures, tmp_path):
     for i, n in enumerate(("anna.png", "both.png", "plain.png")): (tmp_path / "in" / ("deeper" if i else "") / n).write_bytes((pictures / n).read_bytes())
     (tmp_path / "in/broken.jpg").write_bytes(b"\xff\xd8 no")
     (tmp_path / "in/notes.txt").write_text("not looked at")
-    assert cli.main(["extract", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--size", "96"]) == 0
+    few = ["--person", "all", "--min-size", "40", "--min-sharpness", "0", "--duplicates", "0"]
+    assert cli.main(["extract", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--size", "96", *few]) == 0
     said = capsys.readouterr()
-    assert "3 faces from 3 pictures" in said.out and "broken.jpg" in said.err and len(said.err.splitlines()) == 1
+    assert "3 faces from 3 pictures" in said.out and "report.html" in said.out and "broken.jpg" in said.err and len(said.err.splitlines()) == 1
     with open(tmp_path / "out/faces.csv", newline="") as f: rows = list(csv.DictReader(f))
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted([r["file"] for r in rows] + ["faces.csv"])
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted([r["file"] for r in rows] + ["faces.csv", "masks", "masks_fine", "report.html"])
+    assert len(rows) == 3
     assert all(Image.open(tmp_path / "out" / r["file"]).size == (96, 96) for r in rows)
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.mp4").write_text("no video")
@@ -277,18 +283,57 @@ def test_extract(capsys, pictures, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "in", "out", "text.mp4"]
 
 
-def test_extract_video(capsys, pictures, tmp_path):
-    import av
-    frame = av.VideoFrame.from_image(Image.open(pictures / "anna.png")).to_ndarray(format="rgb24")
-    with av.open(str(tmp_path / "a.mp4"), "w") as video:
-        stream = video.add_stream("mpeg4", rate=10)
-        stream.width = stream.height = 256
-        stream.bit_rate = 4_000_000
-        for _ in range(7): video.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        video.mux(stream.encode(None))
-    assert cli.main(["extract", str(tmp_path / "a.mp4"), "--out", str(tmp_path / "out"), "--every", "3"]) == 0
-    assert "3 faces from 3 pictures" in capsys.readouterr().out
-    assert (tmp_path / "out/a_000006_face1.png").exists()
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    "A computed person who looks about for nine frames, with a tone."
+    from deepswap.people import People, scene_path
+    from deepswap.video import write_clip
+    one = sample_people(1, preset="easy", seed=3)
+    frames = render(People(one.identity.repeat(9), one.style.repeat(9), scene_path(9, 3, base=one.scene)), 160).image
+    return write_clip(to_pil(frames), tmp_path_factory.mktemp("clip") / "talk.mp4")
+
+
+def test_extract_video(capsys, clip, tmp_path):
+    argv = ["extract", str(clip), "--every", "3", "--size", "64", "--min-size", "40", "--duplicates", "0", "--no-masks", "--no-report", "--out"]
+    assert cli.main([*argv, str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert "3 faces from 3 pictures" in said.out and said.err == "" and "report" not in said.out
+    assert not (tmp_path / "out/masks").exists() and not (tmp_path / "out/report.html").exists()
+    with open(tmp_path / "out/faces.csv", newline="") as f: assert [r["frame"] for r in csv.DictReader(f)] == ["0", "3", "6"]
+    fails(capsys, [*argv, tmp_path / "all", "--person", tmp_path / "nobody.jpg"], "no file at")
+    assert not (tmp_path / "all").exists()
+
+
+def test_only_the_person_on_the_photo(capsys, pictures, tmp_path):
+    (tmp_path / "in").mkdir()
+    for n in ("anna", "ben", "both"): (tmp_path / f"in/{n}.png").write_bytes((pictures / f"{n}.png").read_bytes())
+    argv = ["extract", str(tmp_path / "in"), "--size", "64", "--min-size", "40", "--duplicates", "0", "--min-sharpness", "0", "--no-masks", "--no-report"]
+    for who in ("anna", "ben"):
+        assert cli.main([*argv, "--person", str(pictures / f"{who}.png"), "--out", str(tmp_path / who)]) == 0
+        with open(tmp_path / who / "faces.csv", newline="") as f: assert [r["from"] for r in csv.DictReader(f)] == sorted([f"{who}.png", "both.png"])
+
+
+class Terminal(io.StringIO):
+    def isatty(self): return True
+
+
+def test_ticker_writes_one_line_and_cleans_up(monkeypatch):
+    screen, file = Terminal(), io.StringIO()
+    monkeypatch.setenv("COLUMNS", "30")
+    for stream in (screen, file):
+        with pytest.raises(KeyboardInterrupt), cli.Ticker(stream, pause=0) as line:
+            line.count(10, 40, "frames")
+            line.count(10, 0, "frames")
+            line.show("x" * 99)
+            raise KeyboardInterrupt
+    assert file.getvalue() == ""  # no terminal, no line
+    parts = screen.getvalue().split("\r")
+    assert "\n" not in screen.getvalue() and all(len(p) in (0, 29) for p in parts)
+    assert parts[1].startswith("10 of 40 frames, ") and parts[2].startswith("10 frames, ") and parts[3] == "x" * 29 and parts[4].strip() == "" and parts[-1] == ""
+    slow = Terminal()
+    with cli.Ticker(slow, pause=60) as line:
+        for k in range(1000): line.count(k, 1000, "frames")
+    assert slow.getvalue().count("frames") == 1
 
 
 def test_train_and_resume(capsys, tmp_path, pictures):
@@ -377,6 +422,153 @@ def test_a_generator_is_trained_and_sampled(tmp_path, capsys):
     fails(capsys, ["sample", run, "--out", tmp_path / "c.png", "--input", names[0]], "leave --input out")
     fails(capsys, ["sample", run, "--out", tmp_path / "c.png", "--n", "0"], "from 1")
     assert not (tmp_path / "c.png").exists()
+
+
+# ---- two people
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    "Two procedural people, an autoencoder of a few steps."
+    out = tmp_path_factory.mktemp("pair") / "run"
+    argv = ["train", "autoencoder-swap", "--a", "procedural:person=3,n=12", "--b", "procedural:person=4,n=12", "--size", "32", "--batch", "4", "--width", "4", "--code", "16", "--steps", "2", "--device", "cpu", "--out", str(out)]
+    assert cli.main(argv) == 0
+    return out
+
+
+def test_two_people_are_learned_from_what_extract_wrote(capsys, clip, pictures, tmp_path):
+    small = ["--size", "32", "--min-size", "40", "--duplicates", "0", "--min-sharpness", "0", "--no-report"]
+    assert cli.main(["extract", str(clip), "--out", str(tmp_path / "a"), *small]) == 0
+    argv = ["train", "faceswap", "--a", str(tmp_path / "a"), "--b", str(pictures / "ben.png"), "--size", "32", "--batch", "2", "--width", "4", "--ndf", "4", "--steps", "2", "--device", "cpu", "--out", str(tmp_path / "run")]
+    capsys.readouterr()
+    fails(capsys, [*argv[:5], "x", *argv[6:]], "nothing at")
+    fails(capsys, [*argv[:5], argv[3], *argv[6:]], "A and B")
+    assert not list(tmp_path.glob("run/*"))
+    argv[5] = "procedural:person=4,n=12"
+    assert cli.main(argv) == 0
+    said = capsys.readouterr()
+    assert "faceswap trained for 2 steps" in said.out and "A has 9 pictures" in said.err
+    assert cli.main(["sample", str(tmp_path / "run"), "--input", str(tmp_path / "a"), "--to", "b", "--out", str(tmp_path / "out")]) == 0
+    assert len(listing(tmp_path / "out")) == 9 and "9 pictures translated to b by faceswap" in capsys.readouterr().out  # the faces, not their masks
+
+
+def test_swap_with_a_pair_takes_one_picture(capsys, pair, pictures, tmp_path):
+    ben, out = pictures / "ben.png", tmp_path / "x.png"
+    for words in ([ben, "-o", out, "--method", pair, "--to", "b"], ["--method", pair, "-o", out, ben, "--to", "a"]):
+        assert cli.main(["swap", *map(str, words)]) == 0
+        said = capsys.readouterr()
+        assert "1 face swapped (autoencoder-swap" in said.out and said.err == ""
+    assert Image.open(out).size == (256, 256)
+    from deepswap.provenance import inspect
+    i = inspect(out)
+    assert i.ours and i.credentials.method == i.mark.method == "autoencoder-swap" and i.credentials.kind == "compositeWithTrainedAlgorithmicMedia"
+    assert cli.main(["swap", str(pictures / "anna.png"), "-o", str(out), str(ben)]) == 0  # options may stand between pictures
+    nothing = tmp_path / "y.png"
+    fails(capsys, ["swap", pictures / "anna.png", ben, "-o", nothing, "--method", pair], "leave the source picture out")
+    fails(capsys, ["swap", ben, "-o", nothing], "no source picture")
+    fails(capsys, ["swap", pictures / "anna.png", ben, "-o", nothing, "--to", "a"], "trained pair")
+    fails(capsys, ["swap", ben, "-o", nothing, "--method", pictures], "first")
+    fails(capsys, ["swap", pictures / "plain.png", "-o", nothing, "--method", pair], "No face was found")
+    assert not nothing.exists()
+
+
+def test_sample_of_a_pair_finds_the_face(capsys, pair, pictures, tmp_path, monkeypatch):
+    from deepswap import provenance
+    from deepswap.autoencoder import LargestFace
+    from deepswap.core import read_image, to_tensor
+    kept = []
+    monkeypatch.setattr(provenance, "stamp", lambda image, out, **kw: kept.append(image))
+    assert cli.main(["sample", str(pair), "--input", str(pictures / "anna.png"), "--to", "a", "--out", str(tmp_path / "x.png"), "--device", "cpu"]) == 0
+    face = to_tensor(LargestFace(32)(read_image(pictures / "anna.png")))
+    assert torch.equal(kept[0][:, ::12, ::12], cli.open_run(pair, "cpu").translate(face, "a")[0])
+    fails(capsys, ["sample", pair, "--input", pictures / "plain.png", "--out", tmp_path / "x.png"], "no face was found")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/plain.png").write_bytes((pictures / "plain.png").read_bytes())
+    fails(capsys, ["sample", pair, "--input", tmp_path / "in", "--out", tmp_path / "out"], "No face was found in any of the 1 pictures")
+    assert not (tmp_path / "out").exists()
+
+
+# ---- video
+
+def test_video_both_ways(capsys, clip, pair, pictures, tmp_path):
+    from deepswap.data import video_frames
+    out, before = tmp_path / "out.mp4", clip.read_bytes()
+    assert cli.main(["video", "--source", str(pictures / "ben.png"), "--target", str(clip), "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "9 of 9 frames swapped" in said.out and said.err == ""
+    assert cli.main(["inspect", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "this video is synthetic" in said and "method classical" in said
+    assert cli.main(["video", "--target", str(clip), "-o", str(out), "--method", str(pair), "--to", "b", "--side-by-side"]) == 0  # ours, so it may be replaced
+    assert next(video_frames(out))[1].size == (320, 160) and sum(1 for _ in video_frames(out)) == 9
+    from deepswap.provenance import read_credentials
+    assert read_credentials(out).method == "autoencoder-swap"
+    assert clip.read_bytes() == before and listing(tmp_path) == ["out.mp4"]
+    assert cli.main(["inspect", str(clip)]) == 1
+    assert "No sign of deepswap" in capsys.readouterr().out
+
+
+def test_video_refuses(capsys, clip, pair, pictures, tmp_path):
+    ben, out = pictures / "ben.png", tmp_path / "out.mp4"
+    mine = tmp_path / "holiday.mp4"
+    mine.write_bytes(clip.read_bytes())
+    (tmp_path / "text.mp4").write_text("no clip")
+    before = listing(tmp_path)
+    for words, says in (([], "no source picture"), (["--source", ben, "--method", pair], "leave the source picture out"), (["--source", tmp_path / "none.png"], "no file at"),
+                        (["--source", pictures / "plain.png"], "No face was found"), (["--source", ben, "--to", "a"], "trained pair"), (["--source", ben, "--method", "clasical"], "clasical")):
+        fails(capsys, ["video", "--target", clip, "--out", out, *words], says)
+    for target, says in ((tmp_path / "text.mp4", "text.mp4"), (tmp_path / "none.mp4", "none.mp4"), (pictures, "pictures")): fails(capsys, ["video", "--source", ben, "--target", target, "--out", out], says)
+    fails(capsys, ["video", "--source", ben, "--target", clip, "--out", mine], "is no result of deepswap")
+    fails(capsys, ["video", "--source", ben, "--target", mine, "--out", mine, "--force"], "also an input")
+    fails(capsys, ["video", "--source", ben, "--target", clip, "--out", tmp_path / "no/x.mp4"], "does not exist")
+    assert listing(tmp_path) == before and mine.read_bytes() == clip.read_bytes()
+
+
+def test_video_options_arrive(clip, tmp_path, monkeypatch):
+    from deepswap import video
+    calls = []
+    def swap_video(*args, **kw):
+        import inspect
+        calls.append(inspect.signature(real).bind(*args, **kw).arguments)
+        raise KeyboardInterrupt
+    real = video.swap_video
+    monkeypatch.setattr(video, "swap_video", swap_video)
+    words = "--method run --to a --face 2 --source-face largest --size 64 --device cpu --every 3 --batch 2 --side-by-side --quality 30 --no-sound --no-label --restart".split()
+    assert cli.main(["video", "--source", "a.png", "--target", str(clip), "--out", str(tmp_path / "x.mov"), *words]) == 130
+    got = calls[0]
+    progress = got.pop("progress")
+    progress(0.5, "half")
+    assert got == {"source": "a.png", "target": str(clip), "out": tmp_path / "x.mov", "swapper": "run", "to": "a", "face": 2, "source_face": "largest", "size": 64, "device": "cpu", "every": 3,
+                   "batch": 2, "side_by_side": True, "quality": 30, "sound": False, "label": False, "resume": False}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_interrupted_video_goes_on(tmp_path, pictures):
+    "Killed by Ctrl-C in the middle; the same command then says how much was there."
+    import numpy as np
+    from deepswap.data import video_frames
+    from deepswap.video import write_clip
+    first = np.asarray(Image.open(pictures / "anna.png").resize((128, 128)))
+    long = write_clip((np.roll(first, k // 40, 1) for k in range(400)), tmp_path / "long.mp4", tone=0)
+    words = [sys.executable, "-c", "import sys; from deepswap.cli import main; sys.exit(main())", "video", "--source", str(pictures / "ben.png"), "--target", str(long), "--out", str(tmp_path / "out.mp4"), "--size", "64"]
+    r = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    end, parts = time.time() + 100, lambda: [p for p in tmp_path.rglob("*.mp4") if p.name not in ("long.mp4", "out.mp4") and "part" not in p.name]
+    while not parts() and time.time() < end and r.poll() is None: time.sleep(0.05)
+    r.send_signal(signal.SIGINT)
+    out, err = r.communicate(timeout=60)
+    assert r.returncode == 130 and out == "", (r.returncode, out, err)
+    assert err.splitlines()[-1].startswith("deepswap: interrupted; the same command goes on") and "Traceback" not in err
+    assert not (tmp_path / "out.mp4").exists() and parts(), "what is finished stays"
+    again = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert again.returncode == 0 and sum(1 for _ in video_frames(tmp_path / "out.mp4")) == 400, again.stderr
+    assert listing(tmp_path) == ["long.mp4", "out.mp4"]
+
+
+def test_a_real_clip(capsys, tmp_path, shared):
+    clips = sorted((shared / "data/video").glob("*.mpg"))
+    short = ["extract", str(clips[0]), "--every", "25", "--size", "64", "--duplicates", "0", "--out", str(tmp_path / "faces")]
+    assert cli.main(short) == 0
+    assert "3 faces from 3 pictures" in capsys.readouterr().out
+    assert cli.main(["inspect", str(clips[0])]) == 1
 
 
 # ---- sample
