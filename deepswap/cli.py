@@ -579,7 +579,9 @@ same command goes on where it stopped.
 def run_video(a):
     "Swap frame by frame, with a line that says how far it is."
     out = free_place(a.out, [p for p in (a.source, a.target) if p], a.force, suffixes=(".mp4", ".mov", ".m4v"))
+    from deepswap.swap import SWAPPERS, get_swapper
     from deepswap.video import swap_video
+    if a.method in SWAPPERS: get_swapper(a.method, a.device, a.to)  # says so if --to makes no sense
     with Ticker() as line:
         try: done = swap_video(a.source, a.target, out, a.method, a.to, a.side_by_side, a.every, a.batch, label=not a.no_label, resume=not a.restart, face=a.face, size=a.size,
                                device=a.device, progress=lambda share, text: line.show(f"{share:4.0%}  {text}"), source_face=a.source_face, sound=not a.no_sound, quality=a.quality)

@@ -738,7 +738,9 @@ class FrameMark:
         frame, # uint8 (H, W, 3), or a picture
     ):
         "Choose weights and strength for the shot that begins with this frame; takes as long as `embed_mark`."
-        y, shrink = _luma(read_image(frame))
+        image = read_image(frame)
+        y, shrink = _luma(image)
+        self.seen, self.view = 0, F.adaptive_avg_pool2d(frame_activity(torch.from_numpy(np.array(image))[None], self.unit)[1], 12)[0]
         self.weights, self.strength, self.level = _speak_up(y, activity(y, self.unit / shrink), self.unit / shrink, self.payload, self.key, self.psnr, self.louder)
         self._draw()
 
@@ -776,11 +778,10 @@ def embed(self:FrameMark,
     if x.shape[1:] != (self.height, self.width, 3) or x.dtype != torch.uint8:
         raise UsageError(f"The frames are {x.dtype} of shape {tuple(x.shape)}; give uint8 of shape (N, {self.height}, {self.width}, 3).")
     out, (act, y) = torch.empty_like(x), frame_activity(x, self.unit)
-    views = F.adaptive_avg_pool2d(y[:, None], 12)[:, 0].cpu()
+    views = F.adaptive_avg_pool2d(y, 12).cpu()
     for i, view in enumerate(views):
         if self.pattern is None or self.seen >= self.every or (self.seen >= 12 and (view - self.view).abs().mean() > 20):
             self.listen(x[i].cpu().numpy())
-            self.seen, self.view = 0, view
         self.seen += 1
         mask = F.interpolate(act[i][None, None], size=(self.height, self.width), mode="bilinear", align_corners=False)[0, 0]
         change = (mask * self.pattern.to(x.device)).round_().to(torch.int16)

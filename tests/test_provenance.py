@@ -353,6 +353,9 @@ def test_frame_mark_does_not_depend_on_batches_and_resumes(clip):
     parts, mark, fresh = [], make(), make()
     for a, b in ((0, 1), (1, 4), (4, 17), (17, 30)): parts.append(mark.embed(clip[a:b]))
     assert np.array_equal(whole, np.concatenate(parts))
+    told = make()
+    told.listen(clip[0])  # by hand, as `embed` does by itself
+    assert np.array_equal(told.embed(clip[:10]), whole[:10])
     first = make()
     first.embed(clip[:17])
     import json
