@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FACE_STYLE', 'render_aligned', 'AlignedPeople', 'LargestFace', 'aligned_faces', 'same_pictures', 'check_pair',
-           'SharedEncoder', 'FaceDecoder', 'TwoPeople', 'AutoencoderSwap', 'PairSwapper', 'resized', 'PairTest',
-           'pair_task', 'flattened', 'nearer_to_source', 'score_pair']
+           'PairTest', 'pair_task', 'flattened', 'nearer_to_source', 'score_pair', 'SharedEncoder', 'FaceDecoder',
+           'TwoPeople', 'AutoencoderSwap', 'radial_spectrum', 'PairSwapper', 'resized']
 
 # %% ../nbs/31_autoencoder.ipynb #d8a8bec0
 import inspect
@@ -112,6 +112,88 @@ def check_pair(
     least = min(len(a), len(b))
     if least > 1 and (share := same_pictures(a, b)) > .5: raise DataError(f"{share:.0%} of the pictures of A are among those of B too, so there is nothing to swap; give two different people.")
     if least < few: warnings.warn(f"A has {len(a)} pictures and B {len(b)}; below {few} the network learns them by heart, so give more, from a video say.", stacklevel=2)
+
+# %% ../nbs/31_autoencoder.ipynb #e3b38a20
+FACE_STYLE = ("beard", "moustache", "stubble", "makeup", "makeup_hue", "glasses", "glasses_size", "glasses_tone") # style that is worn on the face
+
+@dataclass
+class PairTest:
+    "Two people to learn, held-out targets of each, and the exact swaps of those."
+    a: AlignedPeople # to train on; no scene is in both
+    b: AlignedPeople
+    test_a: Rendered # held-out pictures of a: image, mask (the face), parts, landmarks, all aligned
+    test_b: Rendered
+    exact_ab: Rendered # those of a with b's face, cut out with the same matrices
+    exact_ba: Rendered
+
+def _pair_people(person:int, total:int, preset:str, seed:int, room)->People:
+    "One person in many scenes; `room` moves them into the room of another seed."
+    people = procedural_people(f"person={person},seed={seed},preset={preset}", 1, total)
+    if room is None: return people
+    there = sample_people(1, "easy", room).scene
+    scene = people.scene.replace(**{f: getattr(there, f).expand(total) for f in ROOM})
+    return People(people.identity, people.style, scene, people.person)
+
+def pair_task(
+    size:int=64, # side of the crops
+    n:int=512, # pictures of each person to train on
+    test:int=64, # held-out pictures of each
+    seed:int=0, # of the scenes; in the easy preset of the room too
+    two:tuple=(3, 4), # which people, as in 'procedural:person=3'
+    preset:str="easy", # one room and steady light for both; or 'hard'
+    rooms:tuple=(None, None), # seeds of rooms that A and B are moved to
+)->PairTest:
+    "A procedural pair whose right answer can be drawn: pose, hair, clothes and room stay, the face and what is worn on it changes."
+    if min(n, test) < 2: raise UsageError(f"n is {n} and test is {test}; give 2 or more of each.")
+    if two[0] == two[1]: raise UsageError(f"The pair is person {two[0]} twice; give two different people.")
+    a, b = (_pair_people(k, n + test, preset, seed, room) for k, room in zip(two, rooms))
+    (test_a, in_a), (test_b, in_b) = (render_aligned(p[n:], size) for p in (a, b))
+    exact = lambda source, target, matrix: render_aligned(exact_swap(source[n:], target[n:], FACE_STYLE), size, matrix)[0]
+    return PairTest(AlignedPeople(a[:n], size), AlignedPeople(b[:n], size), test_a, test_b, exact(b, a, in_a), exact(a, b, in_b))
+
+# %% ../nbs/31_autoencoder.ipynb #b2cde0df
+def flattened(
+    x:torch.Tensor, # (B, 3, H, W)
+    where:torch.Tensor, # (B, 1, H, W) 0..1
+)->torch.Tensor: # (B, 3, H, W)
+    "Mean 0 and spread 1 in each colour channel inside `where`: what is left is shape, not complexion or light."
+    total = where.sum((2, 3), keepdim=True).clamp(min=1e-6)
+    mean = (x * where).sum((2, 3), keepdim=True) / total
+    spread = (((x - mean).square() * where).sum((2, 3), keepdim=True) / total).sqrt()
+    return (x - mean) / (spread + .02)
+
+def nearer_to_source(
+    x:torch.Tensor, # (B, 3, S, S) results
+    exact:Rendered, # the right answers
+    target:Rendered, # what was there before
+)->torch.Tensor: # (B,) bool
+    "Is the face nearer to the exact swap than to the untouched target? Both show one scene, so they differ in who it is; complexion is taken out first."
+    where = torch.maximum(exact.mask, target.mask)
+    face = lambda v: flattened(v, where)
+    far = lambda v: ((face(x) - face(v)).square() * where).sum((1, 2, 3))
+    return far(exact.image) < far(target.image)
+
+# %% ../nbs/31_autoencoder.ipynb #74e87ded
+def _results(swapper, task:PairTest, to:str, target:Rendered)->torch.Tensor: # (N, 3, S, S)
+    "What a swapper, or a plain function of the pictures, makes of the targets; a source is any training picture of the other person."
+    if isinstance(swapper, torch.Tensor): return swapper
+    if len(inspect.signature(swapper).parameters) == 1: return swapper(target.image)
+    faces = task.b if to == "b" else task.a
+    i = torch.arange(len(target)) % len(faces)
+    swapped, mask = swapper(faces.batch(i).image, target.image, faces.landmarks[i], target.landmarks)
+    return target.image + mask * (swapped - target.image)
+
+def score_pair(
+    swapper, # a swapper of four arguments; a function of the target pictures (N, 3, S, S) alone; or the results themselves
+    task:PairTest, # from `pair_task`
+    to:str="b", # 'b': a's pictures with b's face; 'a': the other way
+)->dict: # numbers
+    "How near to the exact swap, in dB: whole crop, inside the face, the untouched target's; and the share of faces nearer to the source than to the target."
+    target, exact = (task.test_a, task.exact_ab) if to == "b" else (task.test_b, task.exact_ba)
+    x, face = _results(swapper, task, to, target).to(exact.image), torch.maximum(exact.mask, target.mask)
+    return {"psnr": float(psnr(x, exact.image)), "face": float(psnr(x, exact.image, face)),
+            "untouched": float(psnr(target.image, exact.image)), "untouched face": float(psnr(target.image, exact.image, face)),
+            "identity": float(nearer_to_source(x, exact, target).float().mean())}
 
 # %% ../nbs/31_autoencoder.ipynb #744e7785
 def _widths(size:int, width:int)->list:
@@ -271,6 +353,20 @@ class AutoencoderSwap(TwoPeople):
         la, lb = (self.decoder_a(fa).float() - a).abs().mean(), (self.decoder_b(fb).float() - b).abs().mean()
         return {"l1": la + lb, "l1_a": (0., la), "l1_b": (0., lb)}
 
+# %% ../nbs/31_autoencoder.ipynb #0a0b2b68
+def radial_spectrum(
+    images:torch.Tensor, # (B, 3, S, S)
+)->torch.Tensor: # (S // 2,) power in waves of 0, 1, 2... periods across the picture
+    "Mean power of the grey pictures over the fineness of their structure, all directions together."
+    s = images.shape[-1]
+    window = torch.hann_window(s, periodic=False).to(images)
+    grey = images.mean(1)
+    grey = (grey - grey.mean((1, 2), keepdim=True)) * window * window[:, None]     # the borders must not count as edges
+    power = torch.fft.fft2(grey).abs().square().mean(0)                            # (S, S)
+    f = torch.fft.fftfreq(s, 1 / s).to(images)
+    ring = (f.square() + f[:, None].square()).sqrt().round().long()
+    return torch.stack([power[ring == k].mean() for k in range(s // 2)])
+
 # %% ../nbs/31_autoencoder.ipynb #39e33fbc
 class PairSwapper:
     "A trained pair as a swapper: `(source, target) -> (swapped, mask)` on aligned crops. The source is not looked at, since the network knows the face."
@@ -311,85 +407,3 @@ def resized(
     "Square pictures brought to another side, with anti-aliasing where they shrink."
     if x.shape[-2:] == (side, side): return x
     return F.interpolate(x, (side, side), mode="bilinear", antialias=True, align_corners=False)
-
-# %% ../nbs/31_autoencoder.ipynb #e3b38a20
-FACE_STYLE = ("beard", "moustache", "stubble", "makeup", "makeup_hue", "glasses", "glasses_size", "glasses_tone") # style that is worn on the face
-
-@dataclass
-class PairTest:
-    "Two people to learn, held-out targets of each, and the exact swaps of those."
-    a: AlignedPeople # to train on; no scene is in both
-    b: AlignedPeople
-    test_a: Rendered # held-out pictures of a: image, mask (the face), parts, landmarks, all aligned
-    test_b: Rendered
-    exact_ab: Rendered # those of a with b's face, cut out with the same matrices
-    exact_ba: Rendered
-
-def _pair_people(person:int, total:int, preset:str, seed:int, room)->People:
-    "One person in many scenes; `room` moves them into the room of another seed."
-    people = procedural_people(f"person={person},seed={seed},preset={preset}", 1, total)
-    if room is None: return people
-    there = sample_people(1, "easy", room).scene
-    scene = people.scene.replace(**{f: getattr(there, f).expand(total) for f in ROOM})
-    return People(people.identity, people.style, scene, people.person)
-
-def pair_task(
-    size:int=64, # side of the crops
-    n:int=512, # pictures of each person to train on
-    test:int=64, # held-out pictures of each
-    seed:int=0, # of the scenes; in the easy preset of the room too
-    two:tuple=(3, 4), # which people, as in 'procedural:person=3'
-    preset:str="easy", # one room and steady light for both; or 'hard'
-    rooms:tuple=(None, None), # seeds of rooms that A and B are moved to
-)->PairTest:
-    "A procedural pair whose right answer can be drawn: pose, hair, clothes and room stay, the face and what is worn on it changes."
-    if min(n, test) < 2: raise UsageError(f"n is {n} and test is {test}; give 2 or more of each.")
-    if two[0] == two[1]: raise UsageError(f"The pair is person {two[0]} twice; give two different people.")
-    a, b = (_pair_people(k, n + test, preset, seed, room) for k, room in zip(two, rooms))
-    (test_a, in_a), (test_b, in_b) = (render_aligned(p[n:], size) for p in (a, b))
-    exact = lambda source, target, matrix: render_aligned(exact_swap(source[n:], target[n:], FACE_STYLE), size, matrix)[0]
-    return PairTest(AlignedPeople(a[:n], size), AlignedPeople(b[:n], size), test_a, test_b, exact(b, a, in_a), exact(a, b, in_b))
-
-# %% ../nbs/31_autoencoder.ipynb #b2cde0df
-def flattened(
-    x:torch.Tensor, # (B, 3, H, W)
-    where:torch.Tensor, # (B, 1, H, W) 0..1
-)->torch.Tensor: # (B, 3, H, W)
-    "Mean 0 and spread 1 in each colour channel inside `where`: what is left is shape, not complexion or light."
-    total = where.sum((2, 3), keepdim=True).clamp(min=1e-6)
-    mean = (x * where).sum((2, 3), keepdim=True) / total
-    spread = (((x - mean).square() * where).sum((2, 3), keepdim=True) / total).sqrt()
-    return (x - mean) / (spread + .02)
-
-def nearer_to_source(
-    x:torch.Tensor, # (B, 3, S, S) results
-    exact:Rendered, # the right answers
-    target:Rendered, # what was there before
-)->torch.Tensor: # (B,) bool
-    "Is the face nearer to the exact swap than to the untouched target? Both show one scene, so they differ in who it is; complexion is taken out first."
-    where = torch.maximum(exact.mask, target.mask)
-    face = lambda v: flattened(v, where)
-    far = lambda v: ((face(x) - face(v)).square() * where).sum((1, 2, 3))
-    return far(exact.image) < far(target.image)
-
-# %% ../nbs/31_autoencoder.ipynb #74e87ded
-def _results(swapper, task:PairTest, to:str, target:Rendered)->torch.Tensor: # (N, 3, S, S)
-    "What a swapper, or a plain function of the pictures, makes of the targets; a source is any training picture of the other person."
-    if isinstance(swapper, torch.Tensor): return swapper
-    if len(inspect.signature(swapper).parameters) == 1: return swapper(target.image)
-    faces = task.b if to == "b" else task.a
-    i = torch.arange(len(target)) % len(faces)
-    swapped, mask = swapper(faces.batch(i).image, target.image, faces.landmarks[i], target.landmarks)
-    return target.image + mask * (swapped - target.image)
-
-def score_pair(
-    swapper, # a swapper of four arguments; a function of the target pictures (N, 3, S, S) alone; or the results themselves
-    task:PairTest, # from `pair_task`
-    to:str="b", # 'b': a's pictures with b's face; 'a': the other way
-)->dict: # numbers
-    "How near to the exact swap, in dB: whole crop, inside the face, the untouched target's; and the share of faces nearer to the source than to the target."
-    target, exact = (task.test_a, task.exact_ab) if to == "b" else (task.test_b, task.exact_ba)
-    x, face = _results(swapper, task, to, target).to(exact.image), torch.maximum(exact.mask, target.mask)
-    return {"psnr": float(psnr(x, exact.image)), "face": float(psnr(x, exact.image, face)),
-            "untouched": float(psnr(target.image, exact.image)), "untouched face": float(psnr(target.image, exact.image, face)),
-            "identity": float(nearer_to_source(x, exact, target).float().mean())}
