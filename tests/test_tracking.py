@@ -7,23 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
-from deepswap.core import CANONICAL5, ImageError, UsageError, to_pil
+from deepswap.core import CANONICAL5, ImageError, UsageError
 from deepswap.data import video_frames
 from deepswap.faces import find_faces
-from deepswap.people import render, sample_people, scene_path
 from deepswap.tracking import (
-    FaceTracker, KalmanFilter, TrackedFace, cut_distance, eye_distance, is_cut, jitter, lag, motion, smooth_landmarks, thumbnail)
+    FaceTracker, KalmanFilter, TrackedFace, cut_distance, eye_distance, is_cut, jitter, known_clip, lag, motion, smooth_landmarks, thumbnail)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def person(seed, n, size=144, zoom=0.7, **scene):
-    "A person who talks for n frames: pictures, and the exact landmarks."
-    p = sample_people(1, "easy", seed=seed)
-    p.style = p.style.replace(glasses=0.0, hat=0.0)
-    path = scene_path(n, seed=seed, base=p.scene.replace(zoom=zoom)).replace(**scene)
-    r = render(type(p)(p.identity.repeat(n), p.style.repeat(n), path), size)
-    return [to_pil(x) for x in r.image], r.landmarks.numpy().astype(float)
+def person(seed, n, size=144, zoom=0.7, **scene): return known_clip(n, seed, size, zoom, 0.0, **scene)
 
 
 @pytest.fixture(scope="module")
@@ -386,6 +379,60 @@ def test_a_state_of_another_tracker_is_refused():
 def test_a_tracker_that_cannot_be(wrong):
     with pytest.raises(UsageError, match=next(iter(wrong))):
         FaceTracker(**wrong)
+
+
+# --- what the chapter says, and its exercises ------------------------------------------------------------------------
+
+def test_a_known_clip_is_where_it_says_and_only_its_noise_is_hidden():
+    (clean, a), (rough, b) = known_clip(3, seed=4, size=64, noise=0.0), known_clip(3, seed=4, size=64)
+    assert np.array_equal(a, b) and a.shape == (3, 5, 2) and clean[0].size == (64, 64)
+    assert not np.array_equal(np.asarray(clean[0]), np.asarray(rough[0]))
+    moved = known_clip(3, seed=4, size=64, shift_x=0.3)[1]
+    assert not np.allclose(a, moved) and jitter(moved) == pytest.approx(jitter(a), abs=0.2)
+
+
+@pytest.mark.parametrize("fps, gain", [(25, 0.82), (50, 0.59)])
+def test_half_the_time_between_frames_means_a_lower_gain(fps, gain):
+    f = KalmanFilter(dt=1 / fps)
+    f.start([0.0])
+    for _ in range(100):
+        f.predict()
+        last = f.cov[0, 0] / (f.cov[0, 0] + f.noise ** 2)
+        f.update([0.0])
+    assert round(last, 2) == gain
+
+
+def test_a_gate_keeps_a_wild_measurement_out_and_opens_after_a_jump():
+    def robust_update(f, z, gate=4.0):
+        surprise = np.abs(np.asarray(z) - f.mean[0]).max()
+        return f.update(None if surprise > gate * (f.cov[0, 0] + f.noise ** 2) ** 0.5 else z)
+
+    def run(z):
+        f, out = KalmanFilter(process=10), []
+        f.start(z[:1])
+        for x in z[1:]:
+            f.predict()
+            out.append(robust_update(f, [x])[0])
+        return np.array(out)
+
+    wild, jump = np.zeros(40), np.zeros(60)
+    wild[20], jump[20:] = 5.0, 0.5
+    assert np.abs(run(wild)).max() < 0.01
+    assert abs(run(jump)[19]) < 0.01 and abs(run(jump)[-1] - 0.5) < 0.05
+
+
+def test_a_dissolve_is_several_cuts_in_a_row_and_one_when_only_the_first_counts(talk):
+    a, b = talk[0][0], person(3, 1)[0][0]
+    fade = [a] * 3 + [Image.blend(a, b, k / 10) for k in range(1, 10)] + [b] * 3
+    cuts = [is_cut(x, y) for x, y in zip(fade, fade[1:])]
+    assert sum(cuts) > 3 and sum(c and not before for before, c in zip([False] + cuts, cuts)) == 1
+
+
+def test_the_reversed_film_finds_the_frames_before_the_first_detection(talk):
+    frames = [plain()] * 6 + talk[0][:8]
+    forward, back = follow(frames, every=5, delay=3, cut=9.0)[1], follow(frames[::-1], every=5, delay=3, cut=9.0)[1][::-1]
+    assert [len(f) for f in forward] == [0] * 10 + [1] * 4
+    assert [len(f) for f in back] == [0] * 6 + [1] * 8
 
 
 # --- real clips ---------------------------------------------------------------------------------------------------
