@@ -23,9 +23,9 @@ from deepswap.core import DataError, DeepswapError, ImageError, NoFaceError, Out
 from deepswap.people import People, render, sample_people, scene_path
 from deepswap.provenance import inspect
 from deepswap.swap import open_photo
-from deepswap.video import Cast, Clip, ClipWriter, ColorMatch, Stage, flicker, swap_video, write_clip
+from deepswap.video import Cast, Clip, ClipWriter, ColorMatch, Stage, Steady, flicker, swap_video, write_clip
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:This result goes out")]
 SIDE = 160
 
 
@@ -70,7 +70,11 @@ def source():
 def packets(path, kind):
     "(payload, time in seconds) of each packet, in the order in which it is shown."
     with av.open(str(path)) as file:
-        return sorted(((bytes(p), p.pts * p.time_base) for p in file.demux(getattr(file.streams, kind)) if p.size), key=lambda p: p[1])
+        streams = getattr(file.streams, kind)
+        return sorted(((bytes(p), p.pts * p.time_base) for p in file.demux(streams) if p.size), key=lambda p: p[1]) if streams else []
+
+
+def raw_sound(path): return b"".join(b for b, _ in packets(path, "audio"))
 
 
 def times(path): return [t for _, t in packets(path, "video")]
@@ -88,6 +92,16 @@ def swap(source, clip, out, swapper=tint, **kw):
 def difference(a, b): return np.abs(np.asarray(a).astype(int) - np.asarray(b).astype(int)).mean()
 
 
+def changed(a, b):
+    "Share of pixels that are another colour altogether."
+    return (np.abs(np.asarray(a).astype(int) - np.asarray(b).astype(int)).max(-1) > 60).mean()
+
+
+def elsewhere(a, b):
+    "How far two pictures differ above the face, in means of 4 x 4 pixels."
+    return difference(*(np.asarray(x)[:40].reshape(10, 4, -1, 4, 3).mean((1, 3)) for x in (a, b)))
+
+
 # ---- the plain case ----
 
 def test_a_clip_with_its_sound(clip, source, frames, tmp_path):
@@ -101,8 +115,7 @@ def test_a_clip_with_its_sound(clip, source, frames, tmp_path):
     assert set(r.stages) == {"decode", "find", "swap", "blend", "encode"} and all(v >= 0 for v in r.stages.values())
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"], "the work folder is gone"
     assert hashlib.sha256(clip.read_bytes()).digest() == before
-    changed = np.abs(pixels(r.path)[12].astype(int) - np.asarray(frames[12])).max(-1) > 60
-    assert 0.01 < changed.mean() < 0.3, "the face changed, and little else"
+    assert 0.01 < changed(pixels(r.path)[12], frames[12]) < 0.3, "the face changed, and little else"
 
 
 def test_a_result_says_that_it_is_synthetic(clip, source, tmp_path):
@@ -118,7 +131,7 @@ def test_a_result_says_that_it_is_synthetic(clip, source, tmp_path):
 
 # ---- what a file may be like ----
 
-def film(path, frames, codec="libx264", pix_fmt="yuv420p", sound="aac", rate=25, turn=0, **tags):
+def film(path, frames, codec="libx264", pix_fmt="yuv420p", sound="aac", rate=25, turn=0, hertz=44100, **tags):
     "A clip of any kind: container by suffix."
     with av.open(str(path), "w") as file:
         v = file.add_stream(codec, rate=rate)
@@ -126,7 +139,7 @@ def film(path, frames, codec="libx264", pix_fmt="yuv420p", sound="aac", rate=25,
         v.pix_fmt = pix_fmt
         if turn: v.set_display_rotation(turn)
         for k, x in tags.items(): setattr(v.codec_context, k, x)
-        s = file.add_stream(sound, rate=44100) if sound else None
+        s = file.add_stream(sound, rate=hertz) if sound else None
         for i, picture in enumerate(frames):
             f = av.VideoFrame.from_ndarray(np.ascontiguousarray(np.asarray(picture)), format="rgb24")
             f = f.reformat(format=pix_fmt, dst_colorspace=tags.get("colorspace"), dst_color_range=tags.get("color_range")) if tags else f
@@ -138,20 +151,21 @@ def film(path, frames, codec="libx264", pix_fmt="yuv420p", sound="aac", rate=25,
 
 
 CONTAINERS = {"m.mkv": {}, "a.avi": dict(codec="mpeg4", sound="mp3"), "m.mpg": dict(codec="mpeg1video", sound="mp2"), "t.ts": {},
-              "w.webm": dict(codec="libvpx", sound="libopus"), "q.mov": dict(codec="mjpeg", pix_fmt="yuvj420p", sound="pcm_s16le"), "g.gif": dict(codec="gif", pix_fmt="rgb8", sound=None)}
+              "w.webm": dict(codec="libvpx", sound="libopus", hertz=48000), "q.mov": dict(codec="mjpeg", pix_fmt="yuvj420p", sound="pcm_s16le"), "g.gif": dict(codec="gif", pix_fmt="rgb8", sound=None)}
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_any_container(name, frames, source, tmp_path):
     path = film(tmp_path / name, frames[:12], **CONTAINERS[name])
-    r = swap(source, path, tmp_path / "out.mov")
+    r = swap(source, path, tmp_path / ("out.mp4" if name == "w.webm" else "out.mov"))
     assert r.frames == 12 and r.swapped >= 10
-    assert [b for b, _ in packets(r.path, "audio")] == [b for b, _ in packets(path, "audio")]
+    head = 7 if name == "t.ts" else 0  # in a transport stream each AAC packet begins with the header that MOV keeps once
+    assert [b for b, _ in packets(r.path, "audio")] == [b[head:] for b, _ in packets(path, "audio")]
     shift = times(path)[0] - times(r.path)[0]
     assert max(abs(a - b - shift) for a, b in zip(times(path), times(r.path))) < 1e-6
     if CONTAINERS[name].get("sound", "aac"):
         assert abs(float(packets(path, "audio")[0][1] - packets(r.path, "audio")[0][1] - shift)) < 1e-3, "sound and picture stay together"
-    assert difference(pixels(r.path)[3], pixels(path)[3]) < 12
+    assert elsewhere(pixels(r.path)[3], pixels(path)[3]) < 4
 
 
 def test_frame_times_that_vary(frames, source, tmp_path):
@@ -170,7 +184,7 @@ def test_a_clip_filmed_sideways_comes_out_upright(turn, frames, source, tmp_path
     with av.open(str(r.path)) as file:
         shown = next(file.decode(video=0))
     assert shown.rotation == 0 and (shown.width, shown.height) == (SIDE + 40, SIDE) and r.swapped == 6
-    assert difference(pixels(r.path)[2], wide[2]) < 12
+    assert elsewhere(pixels(r.path)[2], wide[2]) < 4
 
 
 @pytest.mark.parametrize("tags", [dict(color_range=2, colorspace=1, color_primaries=1, color_trc=1), dict(color_range=1, colorspace=5, color_primaries=5, color_trc=6), dict(color_range=1, colorspace=9, color_primaries=9, color_trc=14)], ids=str)
@@ -190,7 +204,7 @@ def test_odd_sizes_and_deep_colours(frames, source, tmp_path):
     r = swap(source, film(tmp_path / "odd.mp4", odd, pix_fmt="yuv444p", sound=None), tmp_path / "out.mp4")
     assert pixels(r.path)[0].shape == (SIDE, SIDE - 2, 3) and "odd" in r.note and r.swapped == 6
     r = swap(source, film(tmp_path / "deep.mkv", frames[:6], codec="libx265", pix_fmt="yuv420p10le", sound=None), tmp_path / "out.mp4")
-    assert "more than 8 bits" in r.note and difference(pixels(r.path)[3], frames[3]) < 12
+    assert "more than 8 bits" in r.note and elsewhere(pixels(r.path)[3], frames[3]) < 4
 
 
 def test_sound_that_does_not_fit(frames, source, tmp_path):
@@ -201,7 +215,7 @@ def test_sound_that_does_not_fit(frames, source, tmp_path):
     path = film(tmp_path / "p.mkv", frames[:4], sound="pcm_u8")
     with pytest.raises(OutputError, match="choose .mov"):
         swap(source, path, tmp_path / "out.mp4")
-    assert packets(swap(source, path, tmp_path / "out.mov").path, "audio") == packets(path, "audio")
+    assert raw_sound(swap(source, path, tmp_path / "out.mov").path) == raw_sound(path) != b""
 
 
 # ---- stop and go on ----
@@ -295,9 +309,8 @@ def test_a_face_in_half_of_the_frames(frames, source, tmp_path):
     path = write_clip(frames[:12] + wall(12), tmp_path / "half.mp4", tone=0)
     r = swap(source, path, tmp_path / "out.mp4")
     assert (r.frames, r.swapped) == (24, 12) and "12 of 24 frames" in r.note
-    before, after = pixels(path), pixels(r.path)
-    plain = [difference(a[:-20], b[:-20]) for a, b in zip(before, after)]
-    assert min(plain[:12]) > 2 and max(plain[12:]) < 1
+    share = [changed(a[:-20], b[:-20]) for a, b in zip(pixels(path), pixels(r.path))]
+    assert min(share[:12]) > 0.005 and max(share[12:]) == 0
 
 
 def test_no_face_leaves_nothing_behind(source, tmp_path):
@@ -318,8 +331,8 @@ def duo(tmp_path_factory):
 def test_two_faces(duo, source, tmp_path, face, sides):
     r = swap(source, duo, tmp_path / "out.mp4", face=face, label=False)
     for i in (0, 5):
-        d = np.abs(pixels(r.path)[i].astype(int) - pixels(duo)[i]).mean((0, 2))
-        assert ("l" if d[:SIDE].mean() > 1.5 else "") + ("r" if d[SIDE:].mean() > 1.5 else "") == sides
+        a, b = pixels(duo)[i], pixels(r.path)[i]
+        assert "l" * (changed(a[:, :SIDE], b[:, :SIDE]) > 0.005) + "r" * (changed(a[:, SIDE:], b[:, SIDE:]) > 0.005) == sides
     assert ("Up to 2 faces" in r.note) == (face == "largest")
 
 
@@ -333,8 +346,8 @@ def test_a_face_that_is_not_there(duo, source, tmp_path):
 def test_a_cut_is_no_fade(frames, source, tmp_path):
     path = write_clip(frames[:8] + actor(8, 1, bg_hue=0.9, light_power=1.5), tmp_path / "cut.mp4", tone=0)
     r = swap(source, path, tmp_path / "out.mp4", label=False)
-    change = [difference(a, b) for a, b in zip(pixels(path), pixels(r.path))]
-    assert r.swapped == 16 and min(change) > 0.7 * max(change[:8] if change[7] < change[8] else change[8:])
+    share = [changed(a, b) for a, b in zip(pixels(path), pixels(r.path))]
+    assert r.swapped == 16 and share[7] > 0.7 * max(share[:8]) and share[8] > 0.7 * max(share[8:]), "at full strength before and after the cut"
 
 
 def faces(*ids, size=40.0):
@@ -381,6 +394,21 @@ def test_colours_move_slowly():
     copy = ColorMatch()
     copy.load_state_dict(json.loads(json.dumps(match.state_dict())))
     assert torch.equal(copy(target, target, mask), match(target, target, mask))
+
+
+def test_small_jumps_are_steadied_and_large_ones_let_through():
+    x, mask = torch.zeros(1, 3, 64, 64), torch.ones(1, 1, 64, 64)
+    for jump, seen in ((0.1, 0.025), (0.8, 0.68)):
+        s = Steady(memory=4, limit=0.12)
+        assert torch.equal(s(x + 0.1, x, mask), x + 0.1)
+        assert abs((s(x + 0.1 + jump, x, mask) - x - 0.1).mean().item() - seen) < 0.01
+    s = Steady(memory=4)
+    light = [s(x + i + 0.1, x + i, mask).mean().item() - i for i in (0.0, 0.3, -0.2)]
+    assert np.allclose(light, 0.1, atol=1e-3), "the target's own light passes at once"
+    fine = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 0.1
+    again = Steady(memory=50)
+    again(x, x, mask)
+    assert (again(fine, x, mask) - fine).abs().mean() < 0.1 * fine.abs().mean(), "fine detail is left alone"
 
 
 def test_flicker_is_seen(frames):
