@@ -218,7 +218,7 @@ class Clip:
         role:str="target", # how errors call it
     ):
         self.path, self.name, self.notes = Path(path), f"the {role} video {Path(path).name}", []
-        with self.open() as file:
+        with self.opened() as file:
             v = file.streams.video[0]
             first = next(self.decode(file), None)
             if first is None: raise DataError(f"{self._The} holds no frame that can be decoded; give another copy.")
@@ -229,7 +229,7 @@ class Clip:
 
 # %% ../nbs/52_video.ipynb #9a24bf59
 @patch
-def open(self:Clip):
+def opened(self:Clip):
     "The file opened by FFmpeg, nothing but the file itself within its reach."
     if self.path.is_dir(): raise DataError(f"{self._The} is a folder; give one video file.")
     if not self.path.is_file(): raise DataError(f"There is no file at {self.path}; check the path.")
@@ -268,7 +268,8 @@ def describe(self:Clip, file, v, first):
     self.raw, self.size = (w, h), (h, w) if self.turn % 2 else (w, h)
     ratio = v.sample_aspect_ratio or c.sample_aspect_ratio or Fraction(1)
     self.aspect = 1 / Fraction(ratio) if ratio and self.turn % 2 else Fraction(ratio or 1)
-    self.rate = v.average_rate or v.base_rate or Fraction(25)
+    rate = v.average_rate or v.base_rate or 0
+    self.rate = rate if Fraction(1, 60) <= rate <= 1000 else Fraction(25)   # frames per second; where the file says nonsense, a guess
     base = v.time_base or 1 / self.rate
     self.tick, self.scale = Fraction(1, base.denominator), base.numerator   # seconds per tick, and ticks per unit of the file
     self.step = max(1, round(1 / (self.rate * self.tick)))           # ticks of a usual frame
@@ -286,7 +287,7 @@ def frames(self:Clip,
 ): # yields `Frame`
     "The clip as a stream of upright RGB pictures; times rise strictly."
     first = last = None
-    with self.open() as file:
+    with self.opened() as file:
         for index, f in enumerate(self.decode(file)):
             pts = f.pts * self.scale if f.pts is not None else None
             if last is not None and (pts is None or pts <= last): pts = last + self.step if pts is None else last + 1
@@ -414,7 +415,7 @@ def __exit__(self:ClipWriter, kind, *_):
 # %% ../nbs/52_video.ipynb #90c7a03b
 def _fits(clip, suffix:str)->bool:
     "Does the clip's sound fit into this container as it is? Tried, with a header written to nowhere."
-    with clip.open() as file:
+    with clip.opened() as file:
         for s in file.streams.audio:
             try:
                 with av.open(io.BytesIO(), "w", format=_FORMATS[suffix]) as out:
@@ -445,7 +446,7 @@ def join_clips(
     "Segments one behind the other, with the sound; nothing is encoded again."
     ticks = str(clip.tick.denominator)
     options = {"video_track_timescale": ticks, "movie_timescale": ticks, "movflags": "+faststart"}
-    with av.open(str(out), "w", format=_FORMATS[Path(out).suffix.lower()], options=options) as file, av.open(str(parts[0][0])) as first, clip.open() as target:
+    with av.open(str(out), "w", format=_FORMATS[Path(out).suffix.lower()], options=options) as file, av.open(str(parts[0][0])) as first, clip.opened() as target:
         video = file.add_stream_from_template(first.streams.video[0])
         pairs = {s.index: file.add_stream_from_template(s) for s in target.streams.audio if sound}
         for s in target.streams.audio if sound else (): pairs[s.index].metadata.update({k: v for k, v in s.metadata.items() if k == "language"})
@@ -529,7 +530,8 @@ class VideoJob:
         for name, low, high in (("every", 1, 1000), ("batch", 1, 1024), ("segment", 1, 10**6), ("quality", 0, 51)):
             if isinstance(v := self.options[name], bool) or not isinstance(v, int) or not low <= v <= high: raise UsageError(f"{name}={v!r} was asked for; give a whole number from {low} to {high}.")
         vars(self).update(self.options)
-        self.cast, self.looks, self.crops, self.sources, self.shot, self.most = Cast(self.face, self.fade), {}, {}, (), None, 0
+        self.cast, self.looks, self.crops, self.sources = Cast(self.face, self.fade), {}, {}, ()
+        self.shot, self.last, self.most = None, None, 0  # number of the shot, ticks of the last frame, most faces at once
         self.folder = out.with_name(f".{out.name}.deepswap-part")
         self.record = dict(settings={}, payload=pack_payload(method), segments=[], state=None, swapped=0, most=0, done=False, notes=[])
         self.tracker = FaceTracker(self.every, self.delay, float(clip.rate), device=device)
@@ -546,12 +548,12 @@ def find(self:VideoJob,
     frames, # iterable of `Frame`
 ): # yields `Frame` with `faces`
     "Track, and cast. A frame waits for the frames that tracker and cast look ahead to."
-    unseen, seen, begin, last = deque(), deque(), None, None
+    unseen, seen, begin = deque(), deque(), None
     for frame in frames:
-        dt = None if last is None else min(float((frame.pts - last) * self.clip.tick), 0.5)
-        begin, last = frame.index if begin is None else begin, frame.pts
+        dt = None if self.last is None else min(float((frame.pts - self.last) * self.clip.tick), 0.5)
+        begin, self.last = frame.index if begin is None else begin, frame.pts
         faces = self.tracker.update(frame.image, dt)
-        if (frame.index + 1) % self.segment == 0: frame.state["tracker"] = self.tracker.state_dict()
+        if (frame.index + 1) % self.segment == 0: frame.state.update(tracker=self.tracker.state_dict(), last=frame.pts)
         unseen.append((frame, self.tracker.shot))
         if faces is not None and self.tracker.frame - self.delay >= begin: seen.append((*unseen.popleft(), faces))
         if len(seen) > self.fade: yield self._play(seen)
@@ -735,7 +737,7 @@ def _restore(self:VideoJob, record)->list:
     self.record, state = record, record["state"]
     if state and not record["done"]:
         self.tracker.load_state_dict(state["tracker"]); self.cast.load_state_dict(state["cast"]); self.marker.load_state_dict(state["marker"])
-        self.shot, self.most = state["shot"], record["most"]
+        self.shot, self.last, self.most = state["shot"], state["last"], record["most"]
         self.looks = {i: Look.restored(look) for i, look in state["looks"]}
     return []
 
