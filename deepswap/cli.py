@@ -338,11 +338,10 @@ def share(least:float, most:float): # bounds, both included
 @command("extract", "cut the faces of one person out of a video or a folder of pictures", _extract_arguments)
 def run_extract(a):
     "Find, sift, align, write; the table and the report at the end."
-    from deepswap.extraction import announced, extract_faces, is_clip, source_files
-    total = sum(-(-announced(f) // a.every) if is_clip(f) else 1 for f, _ in source_files(a.source))
+    from deepswap.extraction import extract_faces
     with Ticker() as line:
         found = extract_faces(a.source, a.out, a.size, a.every, a.min_size, a.min_sharpness, a.duplicates, a.person, not a.no_masks, not a.no_report,
-                              lambda seen, kept: line.count(seen, total, f"pictures, {kept:,} faces"), a.device)
+                              lambda seen, total, kept: line.count(seen, total, f"pictures, {kept:,} faces"), a.device)
     for note in found.notes: _say(note)
     print(f"{a.out}: {found}")
     if (Path(a.out) / "report.html").exists(): print(f"{Path(a.out) / 'report.html'} shows them")

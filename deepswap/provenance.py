@@ -842,7 +842,7 @@ def _spread(file, video, n):
             file.seek(int(target * 1e6))
             frames = file.decode(video)
         for frame in frames:
-            if frame.time is None or frame.time >= target - 0.5 / float(video.average_rate): break
+            if frame.time is None or frame.time > target - 0.6 / float(video.average_rate): break
         else: return
         at = frame.time or at
         yield frame
