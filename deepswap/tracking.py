@@ -318,7 +318,9 @@ def _detect(self:FaceTracker, image:Image.Image)->list: # (landmarks, score) or 
             got[i], t, f = (faces[j].landmarks, faces[j].score), self.tracks[i], faces[j]
             taken.add(j); t.seen += 1
             t.box = t.box + (_relative(f) - t.box) / min(t.seen, 8)
-    self._new = [f for j, f in enumerate(faces) if j not in taken]
+    self._new, known = [], [faces[j] for j in taken]
+    for f in (f for j, f in enumerate(faces) if j not in taken):
+        if all(_apart(f.landmarks, g.landmarks) > 0.5 for g in known + self._new): self._new.append(f)  # not the same face twice
     return got
 
 def _relative(face)->np.ndarray:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from deepswap.core import CANONICAL5, ImageError, UsageError
 from deepswap.data import video_frames
-from deepswap.faces import find_faces
+from deepswap.faces import Face, find_faces
 from deepswap.tracking import (
     FaceTracker, KalmanFilter, TrackedFace, cut_distance, eye_distance, is_cut, jitter, known_clip, lag, motion, smooth_landmarks, thumbnail)
 
@@ -379,6 +379,52 @@ def test_a_state_of_another_tracker_is_refused():
 def test_a_tracker_that_cannot_be(wrong):
     with pytest.raises(UsageError, match=next(iter(wrong))):
         FaceTracker(**wrong)
+
+
+@pytest.fixture
+def stage(monkeypatch):
+    "A world without pictures: MTCNN and the closer look see what is put on the stage, a list of landmarks per frame."
+    def play(scenes, **options):
+        tracker, now = FaceTracker(cut=9.0, **options), {}
+        def face(p): return Face(np.concatenate([p.min(0) - 10, p.max(0) + 10]), p, 1.0)
+        def nearest(t): return min(now["scene"], key=lambda p: np.abs(p - t.points).mean(), default=None)
+        def look(self, image, tracks): return [(t.points, 0.0) if nearest(t) is None else (nearest(t), 1.0) for t in tracks]
+        monkeypatch.setattr("deepswap.tracking.find_faces", lambda *a, **k: [face(p) for p in now["scene"]])
+        monkeypatch.setattr(FaceTracker, "_look", look)
+        out = []
+        for scene in scenes:
+            now["scene"] = scene
+            out.append(tracker.update(plain((64, 64))))
+        return tracker, out
+    return play
+
+
+FACE = CANONICAL5.numpy().astype(float) * 100
+
+
+def test_a_face_that_mtcnn_reports_twice_is_one(stage):
+    _, out = stage([[FACE, FACE + 3]] * 6, every=2)
+    assert [[f.id for f in fs] for fs in out] == [[0]] * 6
+
+
+def test_each_face_goes_to_the_nearest_track_whatever_the_order(stage):
+    scenes = [[FACE + 2 * i, FACE + [60 + 2 * i, 0]][::(-1) ** i] for i in range(8)]
+    _, out = stage(scenes, every=1)
+    for i, fs in enumerate(out):
+        assert sorted((f.id, round(f.landmarks[0, 0] - FACE[0, 0] - 2 * i, 0)) for f in fs) == sorted({0: (0, 0.0), 1: (1, 60.0)}.values())
+
+
+def test_a_jump_that_no_head_makes_begins_a_new_track(stage):
+    _, out = stage([[FACE]] * 6 + [[FACE + 90]] * 6, every=50, patience=2)
+    assert {f.id for f in out[5]} == {0} and {f.id for f in out[6]} == {0, 1} and {f.id for f in out[-1]} == {1}
+
+
+def test_memory_does_not_grow(stage):
+    "Faces come, go and jump for 600 frames; what is remembered stays small."
+    scenes = [[] if i % 40 > 30 else [FACE + 80 * (i // 60 % 3)] for i in range(600)]
+    tracker, _ = stage(scenes, every=5)
+    assert len(tracker.tracks) <= 1 and tracker.ended == [] and len(json.dumps(tracker.state_dict())) < 25_000
+    assert all(len(t.marks) == len(t.filter.steps) == 1 for t in tracker.tracks)
 
 
 # --- what the chapter says, and its exercises ------------------------------------------------------------------------
