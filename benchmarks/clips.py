@@ -9,7 +9,8 @@
 Scores, per direction: frames in which a face was swapped; frames per second of the whole way; jitter (second difference of landmarks found in
 each frame anew, in per cent of the eye distance) of the target and of the result; cosine of identity to both people and the share of frames nearer
 to the person asked for; PSNR outside the aligned square (label and mark are in the frames; the strip with the label is left out); and for drawn
-people the PSNR to the exact swap inside the square, next to that of the untouched target and of the classical swap.
+people the PSNR to the exact swap inside the square, next to that of the untouched target, of the classical swap, and of every fifth frame swapped
+as a photo (the clip matches colours to the target's over a shot; a photo takes over its light and leaves the complexion).
 """
 
 import argparse
@@ -27,11 +28,12 @@ from PIL import Image  # noqa: E402
 
 import deepswap.faceswap_gan  # noqa: E402, F401  enters its method
 from deepswap.autoencoder import FACE_STYLE  # noqa: E402
-from deepswap.core import CANONICAL5, read_image, to_pil, to_tensor, write_image, write_json  # noqa: E402
+from deepswap.core import CANONICAL5, NoFaceError, read_image, to_pil, to_tensor, write_image, write_json  # noqa: E402
 from deepswap.data import procedural_people, video_frames  # noqa: E402
 from deepswap.extraction import extract_faces, read_extract  # noqa: E402
 from deepswap.faces import apply_affine, invert_affine, similarity  # noqa: E402
 from deepswap.people import People, exact_swap, render  # noqa: E402
+from deepswap.swap import get_swapper, swap_photo  # noqa: E402
 from deepswap.tracking import eye_distance, jitter  # noqa: E402
 from deepswap.train import run  # noqa: E402
 from deepswap.video import swap_video, write_clip  # noqa: E402
@@ -66,8 +68,7 @@ def moving(person, frames, keys=8):
     f = f * f * (3 - 2 * f)
     glide = lambda v: v[i] * (1 - f) + v[i + 1] * f
     still = people[torch.zeros(frames, dtype=torch.long)]
-    names = [n for n in MOVING if hasattr(people.scene, n)]
-    scene = still.scene.replace(zoom=0.62, **{n: glide(getattr(people.scene, n)) for n in names})
+    scene = still.scene.replace(zoom=0.62, **{n: glide(getattr(people.scene, n)) for n in MOVING})
     return People(still.identity, still.style, scene, still.person)
 
 
@@ -97,7 +98,8 @@ def extract(clip, folder, size):
 
 def train(a, b, out, args):
     "A run of at most so many minutes; a finished one is used again."
-    if not (out / "weights-last.safetensors").exists():
+    if not (out / "summary.json").exists():
+        remove(out)
         trainer = run(args.method, (str(a), str(b)), args.size, args.batch, args.steps, out=out, options=json.loads(args.options), precision=args.precision,
                       channels_last=True, callbacks=[Deadline(args.minutes)], preview_every=args.preview, ema=0.99, progress=False)
         write_json({"steps": trainer.step, "minutes": round(trainer.seconds / 60, 2), "images_per_second": trainer.history[-1]["images_per_s"],
@@ -191,24 +193,34 @@ def contact_sheet(rows, path, n=8, height=150):
 
 
 def swap_and_score(clip, work, name, swapper, to, people, was, wanted, embed, exact=None, source=None, rest=()):
-    "Swap one clip, look for the faces in the result, score."
-    out = work / f"{name}.mp4"
+    "Swap one clip, look for the faces in the result, score; what an earlier call has scored is not done again."
+    out, done = work / f"{name}.mp4", work / f"{name}.json"
+    if done.exists():
+        return json.loads(done.read_text())
     for old in (out, work / f"{name}_faces"):
         remove(old)
     result = swap_video(source, clip, out, swapper, **({"to": to} if source is None else {}))
     targets, results = frames_of(clip), frames_of(out)
     points = track(people[was], len(targets))
-    rows, _ = extract(out, work / f"{name}_faces", 128)
+    try:
+        rows, _ = extract(out, work / f"{name}_faces", 128)
+    except NoFaceError:  # the detector sees none in the result
+        rows = []
     found = track(rows, len(results))
     scores = {"frames": result.frames, "swapped": result.swapped, "fps": round(result.fps, 2), "face_found_again": round(float((~np.isnan(found[:, 0, 0])).mean()), 3),
               "jitter_target_percent": trembling(points), "jitter_result_percent": trembling(found), "psnr_outside": outside(targets, results, points)}
-    if embed:
+    if embed and rows:
         scores["identity"] = identity(embed, rows, people[wanted], people[was])
     if exact:
         right = frames_of(exact)
         scores |= {"psnr_exact": inside(results, right, points), "psnr_exact_untouched": inside(targets, right, points)}
+        if source is None:
+            some = range(0, len(targets), 5)
+            photos = [swap_photo(target=targets[i], swapper=swapper, to=to).image for i in some]
+            scores["psnr_exact_photo_by_photo"] = inside(photos, [right[i] for i in some], points[some])
         rest = (*rest, right)
     contact_sheet([targets, results, *rest], work / f"sheet_{name}.jpg")
+    write_json(scores, done)
     print(name, json.dumps(scores), result.note, flush=True)
     return scores
 
@@ -223,7 +235,9 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("clips", nargs="*", type=Path, help="two clips, one person in each")
     p.add_argument("--procedural", action="store_true", help="two drawn people instead")
-    p.add_argument("--work", type=Path, required=True, help="folder for everything that is made; kept, and used again")
+    p.add_argument("--two", type=int, nargs=2, default=(3, 4), help="which drawn people")
+    p.add_argument("--frames", type=int, default=75, help="of a drawn clip")
+    p.add_argument("--work", type=Path, required=True, help="folder for everything that is made; what is there already is used again")
     p.add_argument("--target", type=Path, help="a third clip, into which both faces are put")
     p.add_argument("--identity", type=Path, help="weights of MobileFaceNet")
     p.add_argument("--method", default="faceswap")
@@ -234,13 +248,14 @@ def main():
     p.add_argument("--steps", type=int, default=100_000)
     p.add_argument("--preview", type=int, default=200)
     p.add_argument("--precision", default="bf16")
+    p.add_argument("--pair-only", action="store_true", help="leave out the classical swap, for comparison")
     p.add_argument("--name", default=None, help="entry in the results")
     p.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/clips.json")
     args = p.parse_args()
     if len(args.clips) != (0 if args.procedural else 2):
         p.error("give two clips, or --procedural and none")
     args.work.mkdir(parents=True, exist_ok=True)
-    exact = drawn_clips(args.work) if args.procedural else {}
+    exact = drawn_clips(args.work, args.two, args.frames) if args.procedural else {}
     clips = dict(zip("ab", args.clips)) or {k: exact[k] for k in "ab"}
     embed = encoder(args.identity) if args.identity else None
     people, seconds = {}, {}
@@ -249,18 +264,19 @@ def main():
     summary = train(args.work / "faces_a", args.work / "faces_b", args.work / f"run_{args.size}", args)
     report = {"method": args.method, "size": args.size, "options": json.loads(args.options), "precision": args.precision, "threads": torch.get_num_threads(),
               "faces": {k: len(v) for k, v in people.items()}, "training": summary, "swaps": {}}
-    run_folder = args.work / f"run_{args.size}"
+    trained = get_swapper(args.work / f"run_{args.size}", "cpu")
     for was, to in (("a", "b"), ("b", "a")):
         other, photo = frames_of(clips[to]), people[to][len(people[to]) // 2]
         picture = other[photo["frame"] or 0]
         more = {"exact": exact.get(was + to), "rest": (other,)}
-        report["swaps"][f"{was} with {to}'s face"] = swap_and_score(clips[was], args.work, f"{was}{to}_{args.size}", run_folder, to, people, was, to, embed, **more)
-        report["swaps"][f"{was} with {to}'s face, classical"] = swap_and_score(clips[was], args.work, f"{was}{to}_classical", "classical", to, people, was, to, embed, source=picture, **more)
+        report["swaps"][f"{was} with {to}'s face"] = swap_and_score(clips[was], args.work, f"{was}{to}_{args.size}", trained, to, people, was, to, embed, **more)
+        if not args.pair_only:
+            report["swaps"][f"{was} with {to}'s face, classical"] = swap_and_score(clips[was], args.work, f"{was}{to}_classical", "classical", to, people, was, to, embed, source=picture, **more)
     if args.target:
         people["t"], _ = extract(args.target, args.work / "faces_t", 128)
         for to in "ab":
             picture = frames_of(clips[to])[people[to][len(people[to]) // 2]["frame"] or 0]
-            for name, swapper, source in ((f"t{to}_{args.size}", run_folder, None), (f"t{to}_classical", "classical", picture)):
+            for name, swapper, source in ((f"t{to}_{args.size}", trained, None), (f"t{to}_classical", "classical", picture))[:2 - args.pair_only]:
                 label = f"turned head with {to}'s face" + (", classical" if source else "")
                 report["swaps"][label] = swap_and_score(args.target, args.work, name, swapper, to, people, "t", to, embed, source=source)
     results = json.loads(args.out.read_text()) if args.out.exists() else {}

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['EXAMPLE_PEOPLE', 'KEEP_SECONDS', 'MAX_UPLOAD', 'MAX_DEMO_PIXELS', 'PREFIX', 'PAGE', 'ACCENT', 'CSS', 'STEPS', 'MORE',
            'CONSENT', 'LAUNCH', 'load_gradio', 'example_people', 'example_pictures', 'Claims', 'clear_dead', 'Desk',
-           'open_upload', 'polite', 'number_faces', 'Look', 'look', 'Made', 'make_swap', 'Handlers', 'page_theme',
-           'logo_svg', 'upload_class', 'verdict_card', 'chapter_url', 'how_html', 'build_demo', 'pick_port', 'launch']
+           'open_upload', 'polite', 'number_faces', 'Seen', 'look', 'page_methods', 'Made', 'make_swap', 'Handlers',
+           'page_theme', 'logo_svg', 'upload_class', 'verdict_card', 'chapter_url', 'how_html', 'build_demo',
+           'pick_port', 'launch']
 
 # %% ../nbs/54_demo.ipynb #0f5144dd
 import atexit
@@ -28,12 +29,13 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from .autoencoder import PairSwapper
 from .core import DeepswapError, ImageError, UsageError, cache_dir, read_image, to_pil, to_uint8, write_image
 from .faces import choose_faces, find_faces
 from .people import People, render, sample_people
 from .provenance import PLACES, inspect, stamp
 from .show import PALETTE
-from .swap import SWAPPERS, swap_photo
+from .swap import SWAPPERS, open_pair, swap_photo
 
 # %% ../nbs/54_demo.ipynb #5b66c513
 def load_gradio():
@@ -211,7 +213,7 @@ def number_faces(
 
 # %% ../nbs/54_demo.ipynb #ce58a869
 @dataclass
-class Look:
+class Seen:
     "What the page says about a picture at once after its upload."
     faces: list # `Face`s by number
     note: str # one sentence
@@ -222,16 +224,30 @@ class Look:
 def look(
     path, # file as uploaded
     what:str="source", # 'source' or 'target'
-)->Look:
+)->Seen:
     "Look for faces in an upload. Never raises `DeepswapError`: the sentence is in the note."
     try:
         image = open_upload(path, what)
         faces = find_faces(image)
         choose_faces(faces, "largest")
         faces = [choose_faces(faces, n)[0] for n in range(1, len(faces) + 1)]
-    except DeepswapError as e: return Look([], str(e), False, readable=not isinstance(e, ImageError))
-    if len(faces) == 1: return Look(faces, "One face found.", True)
-    return Look(faces, f"{len(faces)} faces found. Which one?", True, picture=number_faces(image, faces, 720 if len(faces) < 5 else 1440))
+    except DeepswapError as e: return Seen([], str(e), False, readable=not isinstance(e, ImageError))
+    if len(faces) == 1: return Seen(faces, "One face found.", True)
+    return Seen(faces, f"{len(faces)} faces found. Which one?", True, picture=number_faces(image, faces, 720 if len(faces) < 5 else 1440))
+
+# %% ../nbs/54_demo.ipynb #5a17c0de
+def page_methods(
+    runs=None, # folder with runs that `deepswap train` wrote; each trained pair in it becomes two methods
+)->dict: # name on the page -> (a line on it, what `swap_photo` takes)
+    "What a visitor can choose from. Raises `UsageError` for a folder that is not there, `WeightsError` for a broken run."
+    methods = {name: (line, name) for name, (line, _) in SWAPPERS.items() if name != "none"}
+    if runs and not Path(runs).is_dir(): raise UsageError(f"There is no folder {runs}; give one that holds runs of `deepswap train`.")
+    for folder in sorted(Path(runs).iterdir()) if runs else ():
+        if not (folder / "last.safetensors").is_file(): continue
+        try: pair = open_pair(folder)
+        except UsageError: continue  # a run of another kind
+        for to in "ab": methods[f"{folder.name}: {to.upper()}"] = (f"Paints person {to.upper()} of this trained pair; needs no source picture", PairSwapper(pair.model, to))
+    return methods
 
 # %% ../nbs/54_demo.ipynb #e6e3206a
 @dataclass
@@ -246,26 +262,30 @@ class Made:
 def make_swap(
     source, target, # uploaded files
     folder, # where the two pictures are written
-    method:str="classical", # a key of `SWAPPERS`
+    method:str="classical", # a key of `methods`
     face="largest", # which face of the target: 'largest', 'all' or its number
     source_face="largest", # which face of the source
     place:str="bottom-right", # where the label goes
     kind:str="PNG", # 'PNG' or 'JPEG'
     progress=None, # called with (fraction, text)
+    methods:dict=None, # from `page_methods`
 )->Made:
     "Read, swap, stamp, and read the stamp back; raises `DeepswapError` and then leaves no file."
     start, folder = time.time(), Path(folder)
-    images = open_upload(source, "source"), open_upload(target, "target")
-    result = swap_photo(*images, swapper=method, face=face, source_face=source_face, progress=progress)
+    methods = methods or page_methods()
+    if method not in methods: raise UsageError(f"There is no method called {method!r} on this page; choose one of: {', '.join(methods)}.")
+    swapper = methods[method][1]
+    images = None if isinstance(swapper, PairSwapper) else open_upload(source, "source"), open_upload(target, "target")
+    result = swap_photo(*images, swapper=swapper, face=face, source_face=source_face, progress=progress)
     file = folder / f"deepswap{'.png' if kind == 'PNG' else '.jpg'}"
-    stamp(result.image, file, method=method, place=place)
+    stamp(result.image, file, method=getattr(swapper, "method", method), place=place)
     before = write_image(images[1], folder / "before.jpg")
     return Made(file, before, len(result.faces), time.time() - start, inspect(file))
 
 # %% ../nbs/54_demo.ipynb #1f0b9b9b
 class Handlers:
     "What the page's events call: plain methods, so that a test can call them too."
-    def __init__(self, desk:Desk): self.desk = desk
+    def __init__(self, desk:Desk, methods:dict=None): self.desk, self.methods = desk, methods or page_methods()
 
     def keep(self, visitor:str, slot:str, *paths)->list: # where they lie now, as text
         "Move finished files to where gradio serves them from, held by the visitor."
@@ -274,7 +294,7 @@ class Handlers:
         self.desk.hold(visitor, slot, *kept)
         return kept
 
-    def look(self, visitor:str, path, what:str)->tuple: # Look, path of the overview or None
+    def look(self, visitor:str, path, what:str)->tuple: # Seen, path of the overview or None
         "After an upload: which faces are there? What can't be read goes at once."
         self.desk.hold(visitor, what, path)
         seen = look(path, what)
@@ -287,7 +307,7 @@ class Handlers:
         "After the button: swap, stamp, and keep the two pictures for this visitor."
         self.desk.hold(visitor, "source", source); self.desk.hold(visitor, "target", target)
         with tempfile.TemporaryDirectory(dir=self.desk.root) as d:
-            made = make_swap(source, target, d, **options)
+            made = make_swap(source, target, d, methods=self.methods, **options)
             made.file, made.before = self.keep(visitor, "result", made.file, made.before)
         return made
 
@@ -379,6 +399,7 @@ STEPS = [
 MORE = [
     ("00_core", "Pictures in and out"), ("01_people", "The computed people of the examples"), ("02_show", "Showing pictures"),
     ("03_data", "Faces in batches"), ("04_train", "One trainer for every method"),
+    ("31_autoencoder", "A pair of people, learned"), ("32_faceswap_gan", "A pair, learned against two critics"),
 ]
 
 def chapter_url(
@@ -404,20 +425,20 @@ def _picture_column(gr, Upload, what:str, label:str, examples:list)->tuple: # pi
     return picture, note, overview, choice
 
 # %% ../nbs/54_demo.ipynb #22167273
-def _swap_tab(gr, Upload, examples:list)->dict: # the components by name
+def _swap_tab(gr, Upload, examples:list, methods:dict)->dict: # the components by name
     "The first tab."
-    ui, methods = {}, [m for m in SWAPPERS if m != "none"]
+    ui, first = {}, next(iter(methods))
     with gr.Row(equal_height=False):
         ui["source"] = _picture_column(gr, Upload, "source", "Whose face", examples)
         ui["target"] = _picture_column(gr, Upload, "target", "Into which picture", examples[::-1])
     with gr.Row():
-        ui["method"] = gr.Radio(methods, value=methods[0], label="Method", info=SWAPPERS[methods[0]][0], elem_id="ds-method")
+        ui["method"] = gr.Radio(list(methods), value=first, label="Method", info=methods[first][0], elem_id="ds-method")
         ui["place"] = gr.Dropdown([(p.replace("-", " "), p) for p in PLACES], value="bottom-right", label="Label", info="It can be placed, not dropped", elem_id="ds-place")
         ui["kind"] = gr.Radio(["PNG", "JPEG"], value="PNG", label="File", info="PNG keeps every pixel", elem_id="ds-kind")
     ui["go"] = gr.Button("Swap", variant="primary", size="lg", elem_id="ds-go")
     ui["progress"] = gr.HTML("<div></div>", elem_id="ds-progress", padding=False)
     gr.HTML(f'<div class="ds-consent">{CONSENT}</div>', padding=False)
-    ui["method"].change(lambda m: gr.update(info=SWAPPERS[m][0]), [ui["method"]], [ui["method"]], show_progress="hidden", api_visibility="private")
+    ui["method"].change(lambda m: gr.update(info=methods[m][0]), [ui["method"]], [ui["method"]], show_progress="hidden", api_visibility="private")
     with gr.Column(visible=False) as ui["result"]:
         ui["slider"] = gr.ImageSlider(label="Before and after", interactive=False, max_height=640, buttons=["fullscreen"], elem_id="ds-slider")
         with gr.Row(equal_height=False):
@@ -482,15 +503,17 @@ def _wire_swap(gr, ui:dict, handlers:Handlers):
 # %% ../nbs/54_demo.ipynb #8a6187ce
 def build_demo(
     desk:Desk=None, # where files lie; a new one if None. One page at a time in a process
+    runs=None, # folder of trained pairs, for `page_methods`
 ): # a `gradio.Blocks`; its `.desk` is to be closed with it
     "The page: swap, inspect, how it works."
-    gr, desk = load_gradio(), desk or Desk()
+    gr, methods = load_gradio(), page_methods(runs)
+    desk = desk or Desk()
     os.environ["GRADIO_TEMP_DIR"] = str(desk.root)  # gradio keeps uploads where we clean up
-    Upload, handlers, examples = upload_class(), Handlers(desk), example_pictures()
+    Upload, handlers, examples = upload_class(), Handlers(desk, methods), example_pictures()
     with gr.Blocks(title="deepswap", analytics_enabled=False) as page:
         gr.HTML('<div class="ds-head">' + logo_svg() + '<div><h1>deepswap</h1><p>One person’s face in another person’s picture, and a file that says so.</p></div></div>', padding=False)
         with gr.Tabs():
-            with gr.Tab("Swap", id="swap"): ui = _swap_tab(gr, Upload, examples)
+            with gr.Tab("Swap", id="swap"): ui = _swap_tab(gr, Upload, examples, methods)
             with gr.Tab("Inspect", id="inspect"): file, verdict = _inspect_tab(gr, Upload)
             with gr.Tab("How it works", id="how"): gr.HTML(how_html(), padding=False)
         _wire_looks(gr, ui, handlers); _wire_swap(gr, ui, handlers)
@@ -530,10 +553,11 @@ def launch(
     open_browser:bool=False, # whether to open the page
     host:str="127.0.0.1", # address to listen on; the default can't be reached from other machines
     block:bool=True, # wait until Ctrl-C, then clean up; if False the caller closes `page` and `page.desk`
+    runs=None, # folder of trained pairs, which become methods of the page
 ): # the page
     "Start the demo."
     port = pick_port(port, host)
-    page = build_demo()
+    page = build_demo(runs=runs)
     try:
         page.launch(server_name=host, server_port=port, inbrowser=open_browser, prevent_thread_lock=True, theme=page_theme(), css=CSS, **LAUNCH)
         page.desk.watch()

@@ -16,13 +16,15 @@ import pytest
 from PIL import Image
 
 from deepswap import demo
-from deepswap.core import ImageError, NoFaceError, UsageError, read_image
+from deepswap.core import ImageError, NoFaceError, UsageError, WeightsError, read_image
 from deepswap.provenance import inspect
+from deepswap.train import RingOfGaussians, ToyGAN, Trainer
 
 gr = demo.load_gradio()
 from gradio_client import Client, handle_file  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
 from servers import answers, free_port  # noqa: E402
+from test_swap import two_colors  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +182,50 @@ def test_label_and_method_can_be_chosen_but_not_dropped(examples, desk):
     assert desk.files() == []
     with pytest.raises(TypeError):
         h.swap("ann", examples[0], examples[1], label=False)
+
+
+# ---- trained pairs as methods ----
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    "A folder with a pair, a run of another kind, an empty folder and a file."
+    folder = tmp_path_factory.mktemp("runs")
+    two_colors(folder / "colors")
+    Trainer(ToyGAN(), RingOfGaussians(8), out=folder / "toy", steps=1, progress=False).fit()
+    (folder / "empty").mkdir()
+    (folder / "notes.txt").write_text("notes")
+    return folder
+
+
+def test_pairs_of_a_folder_become_methods(runs, tmp_path):
+    methods = demo.page_methods(runs)
+    assert list(demo.page_methods()) == ["classical"] and list(methods) == ["classical", "colors: A", "colors: B"]
+    assert all("no source picture" in methods[m][0] for m in list(methods)[1:])
+    with pytest.raises(UsageError, match="no folder"):
+        demo.page_methods(tmp_path / "nowhere")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/last.safetensors").write_bytes(b"no weights")
+    with pytest.raises(WeightsError, match="can't be read"):
+        demo.page_methods(tmp_path)
+
+
+def test_a_pair_paints_without_a_source_and_the_file_names_it(runs, examples, desk):
+    h = demo.Handlers(desk, demo.page_methods(runs))
+    made = {to: h.swap("ann", None, examples[0], method=f"colors: {to}", place="top-left") for to in "AB"}
+    assert made["B"].inspection.ours and inspect(made["B"].file).credentials.method == "autoencoder-swap"
+    h = demo.Handlers(desk, demo.page_methods(runs))
+    colors = {}
+    for to in "AB":
+        image = np.asarray(read_image(h.swap("bob", None, examples[0], method=f"colors: {to}", place="top-left").file), dtype=float)
+        colors[to] = image[290:350, 290:350].mean((0, 1))
+    assert colors["A"][0] - colors["A"][2] > colors["B"][0] - colors["B"][2] + 40, "A is red and B is blue"
+
+
+def test_a_path_is_no_method_of_the_page(runs, examples, desk):
+    with pytest.raises(gr.Error) as e:
+        demo.polite(demo.Handlers(desk).swap, "ann", examples[0], examples[1], method=str(runs / "colors"))
+    assert "choose one of: classical" in e.value.message and desk.files() == []
 
 
 # ---- what bad input gets ----
