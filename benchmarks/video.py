@@ -7,7 +7,8 @@ who talks, 360 x 288, 25 frames a second, with a sine tone; longer clips play it
 
 `naive` is the baseline: a loop that looks for faces in every frame, swaps one crop at a time with the classical swap and marks every
 frame like a photo. `classical` and `faceswap` go through `swap_video`; the faceswap network is not trained, which makes ugly faces at
-the speed of good ones. Runs that are already in the file are kept unless they are asked for again.
+the speed of good ones. `cpu_ms` is processor time per frame, of all threads: it tells what the machine could do were it not busy with other
+work, as `load_before` says it was. Runs that are already in the file are kept unless they are asked for again.
 """
 
 import argparse
@@ -33,7 +34,7 @@ def actor(n, width=360, height=288, person=0):
     from deepswap.people import People, render, sample_people, scene_path
     p = sample_people(2, "easy", seed=11)
     p.style = p.style.replace(glasses=0.0, fringe=0.0, hat=0.0)
-    k = min(n, 75)
+    k = max(2, min(n, 75))
     people = People(p.identity[person].repeat(k), p.style[person].repeat(k), scene_path(k, 3, p.scene[0]).replace(zoom=0.6), torch.zeros(k))
     top = (width - height) // 2
     images = [im for part in torch.arange(k).split(25) for im in to_pil(render(people[part], width).image[:, :, top:top + height])]
@@ -64,9 +65,20 @@ def naive(source, target, out):
     return count
 
 
+def peak_mb():
+    "The most memory that this process has held so far."
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) // 1024
+
+
 def child(run, source, target, out):
     "One run in this process; prints one line of JSON."
-    start, stages = time.perf_counter(), {}
+    memory, resumed = [], 0
+
+    def watch(fraction, text):
+        done = text.split(" ")[0]
+        if done.isdigit() and int(done) % 100 == 0:
+            memory.append([int(done), peak_mb()])
+    start, used, stages = time.perf_counter(), time.process_time(), {}
     if run == "naive":
         frames, swapped = naive(source, target, out)
     else:
@@ -79,12 +91,11 @@ def child(run, source, target, out):
             from deepswap.faceswap_gan import FaceSwapGAN
             torch.manual_seed(0)
             swapper, size, given = PairSwapper(FaceSwapGAN.for_size(SIZE), "b"), None, None
-        start = time.perf_counter()
-        r = swap_video(given, target, out, swapper, size=size, device="cpu")
-        frames, swapped, stages = r.frames, r.swapped, {k: round(v, 2) for k, v in r.stages.items()}
-    seconds = time.perf_counter() - start
-    peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
-    print(json.dumps(dict(frames=frames, swapped=swapped, seconds=round(seconds, 2), fps=round(frames / seconds, 2), peak_mb=round(peak / 1024), stages=stages)))
+        start, used = time.perf_counter(), time.process_time()
+        r = swap_video(given, target, out, swapper, size=size, device="cpu", progress=watch)
+        frames, swapped, resumed, stages = r.frames - r.resumed, r.swapped, r.resumed, {k: round(v, 2) for k, v in r.stages.items()}
+    seconds, used = time.perf_counter() - start, time.process_time() - used
+    print(json.dumps(dict(frames=frames + resumed, swapped=swapped, resumed=resumed, seconds=round(seconds, 2), fps=round(frames / seconds, 2), cpu_ms=round(1000 * used / frames, 1), peak_mb=peak_mb(), memory=memory, stages=stages)))
 
 
 def main():
@@ -93,6 +104,7 @@ def main():
     p.add_argument("--frames", nargs="*", type=int, default=[75, 1500])
     p.add_argument("--threads", type=int, default=1, help="OpenMP threads of each stage")
     p.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/video.json")
+    p.add_argument("--work", type=Path, help="folder for the clips, which stays: a run that was killed then goes on; its speed and memory are those of the last process")
     p.add_argument("--child", nargs=4, metavar=("RUN", "SOURCE", "TARGET", "OUT"), help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.child:
@@ -103,15 +115,19 @@ def main():
     from deepswap.video import write_clip
     result = json.loads(a.out.read_text()) if a.out.exists() else {"clip": "360 x 288, 25 frames a second, one procedural face, with sound", "crop": SIZE, "runs": {}}
     with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        write_image(next(actor(1, person=1)), folder / "source.png")
+        folder = a.work or Path(folder)
+        folder.mkdir(exist_ok=True)
+        if not (folder / "source.png").exists():
+            write_image(next(actor(1, person=1)), folder / "source.png")
         for n in a.frames:
-            target = write_clip(actor(n), folder / f"{n}.mp4")
+            target = folder / f"{n}.mp4"
+            if not target.exists():
+                write_clip(actor(n), target)
             for run in a.runs:
                 if run == "naive" and n > 200:
                     continue
                 env = {**os.environ, "OMP_NUM_THREADS": str(a.threads)}
-                words = [sys.executable, __file__, "--child", run, str(folder / "source.png"), str(target), str(folder / f"{run}.mp4")]
+                words = [sys.executable, __file__, "--child", run, str(folder / "source.png"), str(target), str(folder / f"{run}_{n}.mp4")]
                 load = os.getloadavg()[0]
                 said = subprocess.run(words, capture_output=True, text=True, env=env)
                 if said.returncode:

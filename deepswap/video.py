@@ -480,20 +480,24 @@ class Look:
     "What belongs to one track as long as it lasts, so that its look can't jump."
     size:int # side of its crops
     to:str=None # of a trained pair: whose face it gets
-    color:ColorMatch=field(default_factory=ColorMatch)
+    color:ColorMatch=None # None: the colours are left as the swapper painted them
     steady:Steady=field(default_factory=Steady)
 
     def __call__(self, swapped, target, mask)->torch.Tensor:
-        "Both fixes, for one frame after the other."
-        return self.steady(self.color(swapped, target, mask), target, mask)
+        "The fixes, for one frame after the other."
+        if self.color: swapped = self.color(swapped, target, mask)
+        return self.steady(swapped, target, mask)
 
-    def state_dict(self)->dict: return {"size": self.size, "to": self.to, "color": self.color.state_dict(), "steady": self.steady.state_dict()}
+    def state_dict(self)->dict:
+        "Plain values."
+        return {"size": self.size, "to": self.to, "color": self.color and self.color.state_dict(), "steady": self.steady.state_dict()}
 
     @classmethod
     def restored(cls, state:dict)->"Look":
         "The look that `state_dict` described."
-        look = cls(state["size"], state["to"])
-        look.color.load_state_dict(state["color"]); look.steady.load_state_dict(state["steady"])
+        look = cls(state["size"], state["to"], ColorMatch() if state["color"] else None)
+        if look.color: look.color.load_state_dict(state["color"])
+        look.steady.load_state_dict(state["steady"])
         return look
 
 @dataclass
@@ -523,14 +527,15 @@ class VideoJob:
         source=None, # (Photo, Face); None for a trained pair
         method:str="other", # what the signs call it
         device="auto",
+        sources=(), # paths of what it is made from, for the credentials
         **options, # see `swap_video`
     ):
         self.clip, self.out, self.swapper, self.source, self.method, self.device = clip, out, swapper, source, method, pick_device(device)
-        self.options = {**dict(face="largest", every=5, batch=8, segment=100, fade=5, delay=3, size=None, quality=18, label=True, mark=True, side_by_side=False), **options}
+        self.options = {**dict(face="largest", every=5, batch=8, segment=100, fade=5, delay=3, size=None, quality=18, label=True, mark=True, side_by_side=False, match=True), **options}
         for name, low, high in (("every", 1, 1000), ("batch", 1, 1024), ("segment", 1, 10**6), ("quality", 0, 51)):
             if isinstance(v := self.options[name], bool) or not isinstance(v, int) or not low <= v <= high: raise UsageError(f"{name}={v!r} was asked for; give a whole number from {low} to {high}.")
         vars(self).update(self.options)
-        self.cast, self.looks, self.crops, self.sources = Cast(self.face, self.fade), {}, {}, ()
+        self.cast, self.looks, self.crops, self.sources = Cast(self.face, self.fade), {}, {}, sources
         self.shot, self.last, self.most = None, None, 0  # number of the shot, ticks of the last frame, most faces at once
         self.folder = out.with_name(f".{out.name}.deepswap-part")
         self.record = dict(settings={}, payload=pack_payload(method), segments=[], state=None, swapped=0, most=0, done=False, notes=[])
@@ -613,9 +618,10 @@ def _moved(matrix, landmarks)->torch.Tensor: # (5, 2)
 def _look(self:VideoJob, image, landmarks)->Look:
     "How a new track is treated until it ends."
     size = self.size or getattr(self.swapper, "size", None) or native_size(landmarks, largest=256)
-    if not isinstance(self.swapper, PairSwapper): return Look(size)
+    color = ColorMatch() if self.match else None
+    if not isinstance(self.swapper, PairSwapper): return Look(size, None, color)
     crop, _ = align_photo(image, landmarks, self.swapper.size, self.device)
-    return Look(size, self.swapper.towards(crop))
+    return Look(size, self.swapper.towards(crop), color)
 
 @patch
 def _call(self:VideoJob, to, size, target, points)->tuple: # swapped, mask
@@ -776,6 +782,7 @@ def deliver(self:VideoJob,
     sound:bool=True, # carry the target's sound over
 ):
     "Join the segments, add the sound, sign, move the whole into place."
+    self.check_faces()
     joined, parts = self.folder / f"joined{self.out.suffix}", [(self.folder / s["file"], s["start"]) for s in self.record["segments"]]
     with atomic_path(joined) as part: join_clips(parts, part, self.clip, sound)
     stamp_video(joined, self.out, self.method, self.sources, "bottom-right" if self.label else "", self.mark)
@@ -799,6 +806,7 @@ def swap_video(
     device="auto",
     progress=None, # called with (fraction 0..1, text); what it raises stops the run
     light:bool=False, # of a trained pair: keep the target's light, see `LitPair`
+    match:bool=True, # match the colours to the target's over each shot; False: the face keeps its own complexion
     source_face="one", # which face of the source picture
     sound:bool=True, # carry the sound over, byte for byte
     quality:int=18, # x264's constant rate factor, 0 to 51: lower is better and larger
@@ -811,13 +819,12 @@ def swap_video(
     method = swapper if isinstance(swapper, str) and swapper in SWAPPERS else None
     swapper = ClassicalSwapper(mirror=False, device=device) if method == "classical" else get_swapper(swapper, device, to, light) # a source that is mirrored now and then would jump
     given = _open_source(source, source_face, swapper, device)
-    options = dict(face=face, every=every, batch=batch, segment=segment, size=_check_size(size, swapper), quality=quality, label=label, mark=mark, side_by_side=side_by_side)
-    job = VideoJob(clip, out, swapper, given if given[0] else None, method or getattr(swapper, "method", "other"), device, **options)
-    job.sources = [p for p in (source, target) if isinstance(p, (str, os.PathLike))]
+    options = dict(face=face, every=every, batch=batch, segment=segment, size=_check_size(size, swapper), quality=quality, label=label, mark=mark, side_by_side=side_by_side, match=match)
+    files = [p for p in (source, target) if isinstance(p, (str, os.PathLike))]
+    job = VideoJob(clip, out, swapper, given if given[0] else None, method or getattr(swapper, "method", "other"), device, files, **options)
     notes, before = job.take_up(resume), job.finished
     stages = job.run(tell)
-    job.check_faces()
     job.deliver(sound)
-    seconds = time.perf_counter() - start
     tell(1.0, "Done")
+    seconds = time.perf_counter() - start
     return VideoResult(out, job.finished, job.record["swapped"], seconds, (job.finished - before) / seconds, notes + job.notes(), stages, before)
