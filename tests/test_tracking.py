@@ -506,3 +506,12 @@ def test_cuts_of_joined_real_clips(shared):
     joined = [f for c in clips for f in c]
     starts = {6 * i for i in range(1, len(clips))}
     assert {i for i in range(1, len(joined)) if is_cut(joined[i - 1], joined[i])} == starts
+
+
+def test_two_real_people_keep_their_ids_and_joined_clips_do_not(shared):
+    pair = [im for _, im in zip(range(10), (im for _, im in video_frames(shared / "data/video/intel_female-and-male.gif")))]
+    other = [im for _, im in zip(range(4), (im for _, im in video_frames(shared / "data/video/intel_male.gif")))]
+    _, out = follow(pair + other, delay=3)
+    assert [sorted(f.id for f in fs) for fs in out] == [[0, 1]] * 10 + [[2]] * 4 and [i for i, fs in enumerate(out) if fs[0].cut] == [0, 10]
+    left = [min(fs, key=lambda f: f.box[0]).id for fs in out[:10]]
+    assert len(set(left)) == 1
