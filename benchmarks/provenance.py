@@ -112,7 +112,7 @@ def speed():
     return out
 
 
-def signing(folder, megabytes=1500):
+def signing(folder, megabytes=800):
     "How much more memory a long file takes to sign and to check than a short one, each in a process of its own."
     short = write(folder / "short.mp4", talker(25, 64, 0), 23, 1.0)
     long = folder / "long.mp4"
