@@ -404,6 +404,14 @@ def test_frame_mark_survives_compression(tmp_path, marked_clip, crf, scale, firs
     assert r.found and r.frames == n and r.method == "faceswap", r
 
 
+def test_averaging_beats_the_best_frame(tmp_path, marked_clip):
+    "The chapter's exercise 5."
+    path = write_clip(tmp_path / "a.mp4", marked_clip, crf=28)
+    alone = max(p.detect_mark(f).score for f in p.clip_frames(path, 8))
+    assert p.detect_mark_frames(p.clip_frames(path, 8)).score > alone
+    assert round(p.mark_threshold(1e-6 / 24), 2) == 8.21 and round(p.mark_threshold(), 2) == 7.81
+
+
 def test_unmarked_clips_are_not_accused(tmp_path, clip):
     dice = np.random.default_rng(1)
     still, noise = np.repeat(clip[:1], 12, 0), dice.integers(0, 256, (12, 192, 192, 3), dtype=np.uint8)
