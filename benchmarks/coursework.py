@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from deepswap.classify import RealOrFake
 from deepswap.core import cache_dir, pick_device, write_image, write_json
 from deepswap.coursework import ASKED_OF, SCALES, VARIANTS, arithmetic, coursework_task, plan, report, set_judge, train_experiment
 from deepswap.show import to_grid
@@ -51,8 +52,15 @@ def task_of(data, size, seed, test):
 
 @functools.lru_cache(maxsize=1)
 def judge_of(seed, steps, test):
-    "One judge for all variants of a seed."
-    return set_judge(task_of(ASKED_OF, 64, seed, test)["own"], steps)
+    "One judge for all variants of a seed; taught once and kept, as several programs need the same."
+    from safetensors.torch import load_file, save_file
+
+    path = cache_dir("coursework") / f"judge-{ASKED_OF}-{seed}-{steps}.safetensors".replace(" ", "-")
+    if not path.exists():
+        save_file(set_judge(task_of(ASKED_OF, 64, seed, test)["own"], steps).state_dict(), path)
+    judge = RealOrFake(size=64)
+    judge.load_state_dict(load_file(path))
+    return judge
 
 
 def experiment(e, a):
@@ -85,10 +93,42 @@ def machine(device):
     return {"cpu": cpu, "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None, "threads": torch.get_num_threads(), "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
 
 
+def read(path, a):
+    "The results so far, or an empty book. Runs with other settings are not mixed in."
+    if not path.exists():
+        return {"scale": a.scale, "setting": SCALES[a.scale], "arithmetic": {k: arithmetic(k) for k in ("full", a.scale)}, "machine": machine(a.device), "command": f"python benchmarks/coursework.py --scale {a.scale}", "runs": []}
+    book = json.loads(path.read_text())
+    if book["setting"] != SCALES[a.scale]:
+        raise SystemExit(f"{path} holds runs with other settings; move it away first.")
+    return book
+
+
+def key(run):
+    "What makes a run another one; an `Experiment` or a row."
+    return tuple(run[k] if isinstance(run, dict) else getattr(run, k) for k in ("data", "variant", "seed"))
+
+
+def guess(e, runs):
+    "Minutes: as the same variant took, or as the baseline took."
+    like = [r["minutes"] for r in runs if r["variant"] == e.variant]
+    base = [r["minutes"] for r in runs if r["variant"] == "baseline"] or [0.6]
+    return sum(like) / len(like) if like else COST.get(e.variant, 1.0) * sum(base) / len(base)
+
+
+def show(todo, runs):
+    "The plan, and how long it takes."
+    done = {key(r): r["minutes"] for r in runs}
+    for e in todo:
+        print(f"{e.name:40} " + (f"done, {done[key(e)]:.1f} minutes" if key(e) in done else f"about {guess(e, runs):.1f} minutes"))
+    left = [guess(e, runs) for e in todo if key(e) not in done]
+    print(f"{len(left)} of {len(todo)} runs left, about {sum(left):.0f} minutes")
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--scale", choices=SCALES, default="cpu")
     p.add_argument("--only", choices=("table1", "questions", "gap"), default="")
+    p.add_argument("--variant", action="append", choices=VARIANTS, help="this variant alone; may be given several times")
     p.add_argument("--seeds", type=int, default=3)
     p.add_argument("--device", default="cpu")
     p.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="instead of the scale's")
@@ -99,33 +139,19 @@ def main():
     a = p.parse_args()
     torch.set_num_threads(a.threads)
     begun, path = time.perf_counter(), a.out / ("coursework.json" if a.scale == "cpu" else f"coursework_{a.scale}.json")
-    book = json.loads(path.read_text()) if path.exists() else {"scale": a.scale, "setting": SCALES[a.scale], "arithmetic": {k: arithmetic(k) for k in ("full", a.scale)}, "machine": machine(a.device), "command": f"python benchmarks/coursework.py --scale {a.scale}", "runs": []}
-    if book["setting"] != SCALES[a.scale]:
-        raise SystemExit(f"{path} holds runs with other settings; move it away first.")
-    key = lambda r: (r["data"], r["variant"], r["seed"])
-    done = {key(r): r for r in book["runs"]}
-
-    def guess(e):
-        "Minutes: as the same run of another seed took, or as the baseline took."
-        like = [r["minutes"] for r in book["runs"] if r["variant"] == e.variant]
-        base = [r["minutes"] for r in book["runs"] if r["variant"] == "baseline"] or [0.6]
-        return sum(like) / len(like) if like else COST.get(e.variant, 1.0) * sum(base) / len(base)
-
-    todo = plan(a.scale, a.only, a.seeds)
+    todo = [e for e in plan(a.scale, a.only, a.seeds) if not a.variant or e.variant in a.variant]
     if a.list:
-        for e in todo:
-            k = (e.data, e.variant, e.seed)
-            print(f"{e.name:40} " + (f"done, {done[k]['minutes']:.1f} minutes" if k in done else f"about {guess(e):.1f} minutes"))
-        left = [guess(e) for e in todo if (e.data, e.variant, e.seed) not in done]
-        return print(f"{len(left)} of {len(todo)} runs left, about {sum(left):.0f} minutes")
+        return show(todo, read(path, a)["runs"])
     a.out.mkdir(parents=True, exist_ok=True)
     for e in todo:
-        if (e.data, e.variant, e.seed) in done:
+        runs = read(path, a)["runs"]
+        if key(e) in map(key, runs):
             continue
-        if (time.perf_counter() - begun) / 60 + guess(e) > a.minutes:
+        if (time.perf_counter() - begun) / 60 + guess(e, runs) > a.minutes:
             break
         row, strip = experiment(e, a)
-        book["runs"].append(rounded(row))
+        book = read(path, a)  # once more: another process may have added its own
+        book["runs"] = [r for r in book["runs"] if key(r) != key(e)] + [rounded(row)]
         write_json(book, path)
         if e.seed == 0:
             write_image(strip[None], path.with_name(f"{path.stem}_{e.data}_{e.variant}.jpg".replace(" ", "-").lower()), quality=85)
