@@ -36,7 +36,7 @@ WAYS = {
     "the same, bf16": {"precision": "bf16"},
     "the same, bf16, channels last": {"precision": "bf16", "channels_last": True},
 }
-RECIPE = {"up": "shuffle", "sigmoid": "off", "recolour": 0.8, "adv": 0.02, "lr": 3e-3, "lr_d": 1e-3, "ndf": 16}
+RECIPE = {"up": "shuffle", "sigmoid": "off", "recolour": 0.8, "mask": True, "adv": 0.05, "lr": 3e-3, "lr_d": 1e-3, "ndf": 16}
 
 
 class Textbook:
@@ -162,7 +162,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--pair", action="store_true", help="train the chapter's pair instead")
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--steps", type=int, default=500)
+    p.add_argument("--steps", type=int, default=450)
     p.add_argument("--n", type=int, default=512, help="training pictures of each person")
     p.add_argument("--device", default="cpu")
     p.add_argument("--size", type=int, default=64)
