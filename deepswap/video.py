@@ -96,7 +96,7 @@ class Steady:
     "Lets the coarse difference between a swapped face and its target change only slowly, equation (3)."
     def __init__(self,
         memory:float=7, # frames, m in equation (3); 1 changes nothing
-        limit:float=0.12, # largest correction; what differs more is no flicker (a hand, a lamp) and is let through
+        limit:float=0.12, # l in equation (3), in the unit of the pictures, which go from -1 to 1
     ):
         self.memory, self.limit, self.map = memory, limit, None # map: (1, 3, 16, 16)
 
@@ -109,7 +109,8 @@ class Steady:
         weight = blur(F.adaptive_avg_pool2d(mask, 16), 1)
         now = blur(F.adaptive_avg_pool2d((swapped - target) * mask, 16), 1) / (weight + 0.02)
         self.map = now if self.map is None else self.map.to(now).lerp(now, 1 / self.memory)
-        fix = (self.map - now).clamp(-self.limit, self.limit)
+        fix = self.map - now
+        fix = fix * torch.exp(-(fix / self.limit) ** 2)
         return (swapped + F.interpolate(fix, swapped.shape[-2:], mode="bilinear", align_corners=False)).clamp(-1, 1)
 
     def state_dict(self)->dict:
@@ -125,8 +126,9 @@ class ColorMatch:
     "Colour statistics of one face, gathered over its shot: the correction moves slowly, so it can't flicker."
     def __init__(self,
         memory:float=50, # frames that count
+        limit:float=8, # Lab units; a frame that differs more counts as if it differed by this much
     ):
-        self.memory, self.n, self.stats = memory, 0, torch.zeros(4, 3)
+        self.memory, self.limit, self.n, self.stats = memory, limit, 0, torch.zeros(4, 3)
 
     def __call__(self,
         swapped:torch.Tensor, # (1, 3, S, S)
@@ -137,7 +139,8 @@ class ColorMatch:
         a, b = rgb_to_lab(swapped), rgb_to_lab(target)
         now = torch.cat([v.view(1, 3) for v in (*moments(a, mask), *moments(b, mask))]).cpu()
         self.n += 1
-        self.stats = self.stats.lerp(now, max(1 / self.n, 1 / self.memory))
+        news = now - self.stats if self.n == 1 else (now - self.stats).clamp(-self.limit, self.limit)
+        self.stats = self.stats + max(1 / self.n, 1 / self.memory) * news
         m, s, mt, st = (v.view(1, 3, 1, 1).to(a) for v in self.stats)
         return lab_to_rgb((a - m) * (st / s.clamp_min(1e-3)).clamp(0.7, 1.4) + mt)
 
