@@ -304,6 +304,7 @@ def who(self:TwoPeople,
     error = lambda to: ((self.paint(images, to)[0].to(images) - images).abs() * weight).mean((1, 2, 3))
     return error("b") < error("a")
 
+# %% ../nbs/31_autoencoder.ipynb #435a2f6a
 @patch
 def preview(self:TwoPeople, batch):
     "Both people, restored by their own decoder, and swapped."
@@ -311,7 +312,6 @@ def preview(self:TwoPeople, batch):
     return {"a": a, "a by a": self.paint(a, "a")[0], "a as b": self.translate(a, "b"),
             "b": b, "b by b": self.paint(b, "b")[0], "b as a": self.translate(b, "a")}
 
-# %% ../nbs/31_autoencoder.ipynb #435a2f6a
 @patch
 def loader(self:TwoPeople, data, size:int, batch:int, seed:int, prefetch:int=0)->tuple:
     "Two people's aligned faces, and some of each to preview. Raises `DataError` for one person twice."

@@ -1,11 +1,16 @@
 "One encoder, two decoders: aligned data, the base of all pair methods, the swapper, and a task that can say no."
 
+import json
+import math
+import re
 import warnings
 
 import pytest
 import torch
+from fastcore.test import test_close, test_eq
 from PIL import Image
 
+from deepswap import autoencoder as module
 from deepswap.autoencoder import (
     AlignedPeople,
     AutoencoderSwap,
@@ -18,17 +23,18 @@ from deepswap.autoencoder import (
     flattened,
     nearer_to_source,
     pair_task,
+    radial_spectrum,
     render_aligned,
     same_pictures,
     score_pair,
 )
 from deepswap.classical import ClassicalSwapper, color_transfer, lab_to_rgb, rgb_to_lab
-from deepswap.core import CANONICAL5, DataError, DeepswapError, UsageError, to_pil
+from deepswap.core import CANONICAL5, DataError, DeepswapError, UsageError, seed_everything, to_pil
 from deepswap.cyclegan import TwoDomains, psnr
 from deepswap.data import Subset, procedural_people
 from deepswap.faces import apply_affine, face_mask, refine_landmarks, similarity
 from deepswap.people import exact_swap, render
-from deepswap.train import Method, Trainer, load_method, register, run
+from deepswap.train import Method, Trainer, load_method, mlp, register, run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = {"width": 4, "code": 16}
@@ -239,6 +245,12 @@ def test_a_stopped_run_goes_on_bit_for_bit(task, tmp_path):
     assert torch.equal(load_method(tmp_path, device="cpu").translate(task.test_a.image, "b"), again.method.eval().translate(task.test_a.image, "b"))
 
 
+def test_a_batch_in_pieces_is_the_same_step(task):
+    "The warp is drawn for the whole batch, so cutting it up changes nothing but rounding."
+    whole, pieces, other = (trainer(task, 2, **kw).fit().method.encoder.squeeze.weight for kw in ({}, {"accumulate": 3}, {"clip": 1e-3}))
+    assert (whole - pieces).abs().max() < 1e-5 < (whole - other).abs().max()
+
+
 @pytest.fixture(scope="module")
 def trained(task):
     return trainer(task, 150, AutoencoderSwap(32, 16, 64, lr=2e-3), ema=0.95).fit()
@@ -393,3 +405,49 @@ def test_real_clips_become_aligned_crops(shared):
     faces = aligned_faces(clips[0], 64, every=25, limit=4)
     found, score = refine_landmarks(faces.batch(range(len(faces))).image, "cpu")
     assert len(faces) and score.min() > 0.5 and (found.mean(1) - (CANONICAL5 * 64).mean(0)).norm(dim=-1).max() < 3
+
+
+# --- fine structure, and the chapter's own words
+
+
+def test_spectrum_finds_the_wave_and_what_blur_takes_away(task):
+    for k in (5, 12):
+        wave = torch.cos(2 * torch.pi * k * torch.arange(64) / 64).expand(1, 3, 64, 64)
+        assert int(radial_spectrum(wave).argmax()) == k and int(radial_spectrum(wave.transpose(2, 3)).argmax()) == k
+    x = task.test_a.image
+    blurred = torch.nn.functional.avg_pool2d(x, 5, 1, 2)
+    assert radial_spectrum(x).shape == (16,)
+    assert radial_spectrum(blurred)[8:].sum() < 0.2 * radial_spectrum(x)[8:].sum() and radial_spectrum(blurred)[1] > 0.5 * radial_spectrum(x)[1]
+
+
+def notebook_cells(repo):
+    return ["".join(c["source"]) for c in json.loads((repo / "nbs" / "31_autoencoder.ipynb").read_text())["cells"]]
+
+
+@pytest.fixture(scope="module")
+def toy(repo):
+    "The chapter's toy, from its own cells."
+    space = {"torch": torch, "math": math, "mlp": mlp, "seed_everything": seed_everything, "budget": lambda fast, full: 150, "test_close": test_close}
+    for start in ("def poses", "def train_toy"):
+        exec(next(c for c in notebook_cells(repo) if start in c).split("ARMS =")[0], space)
+    return space
+
+
+def test_solutions_of_the_exercises_run(repo, toy):
+    solutions = [m for c in notebook_cells(repo) for m in re.findall(r"<details>.*?```python\n(.*?)```", c, re.S)]
+    assert len(solutions) == 4
+    space = {**vars(module), **toy, "test_eq": test_eq, "pixels": torch.arange(64).float(), "count": lambda *nets: sum(count(n) for n in nets)}
+    for s in solutions:
+        exec(s, space)
+
+
+def test_two_encoders_tear_the_toy_apart_and_one_does_not(toy):
+    "The naive version really fails and the fix really mends it."
+    pose = torch.linspace(-1, 1, 21)[:, None]
+
+    def off(shared, seed):
+        swap = toy["train_toy"](shared, False, seed)
+        with torch.no_grad():
+            return float((toy["pose_of"](swap(toy["arc"](pose, 1.0))) - pose).abs().median() * 180 / math.pi)
+
+    assert max(off(True, s) for s in (0, 1)) < 15 < min(off(False, s) for s in (0, 1))
