@@ -288,7 +288,8 @@ def fine_mask(
     side = crops.shape[-1]
     if side > 128: crops, landmarks = F.interpolate(crops, (128, 128), mode="bilinear", antialias=True, align_corners=False), landmarks * (128 / side)  # where the ten numbers were learned
     terms = mask_terms(crops, landmarks)
-    score = torch.einsum("bkhw,k->bhw", terms, _WITNESSES.to(crops))[:, None].masked_fill(terms[:, 1:2] > 0.8, -9.0)  # a wall in skin colour, far outside
+    score = torch.einsum("bkhw,k->bhw", terms, _WITNESSES.to(crops))[:, None].masked_fill(terms[:, 1:2] > 0.8, -6.0)  # a wall in skin colour, far outside
+    score = blur(score.clamp(-6, 6), 0.01 * crops.shape[-1])                                                                # no pinholes
     return F.interpolate(score, (side, side), mode="bilinear", align_corners=False) > 0
 
 # %% ../nbs/35_extraction.ipynb #2010b2c3
@@ -407,7 +408,7 @@ def keep(self:Sieve, cut:Cut, crop:torch.Tensor):
 # %% ../nbs/35_extraction.ipynb #fb1274ef
 @patch
 def settle(self:Sieve,
-    min_sharpness:float=0.4, # share of the median sharpness of the clip, or of all photos
+    min_sharpness:float=0.6, # share of the median sharpness of the clip, or of all photos
     person="main", # 'main', 'all', or a `Cut` of the person wanted
 ):
     "What can only be said at the end: who is blurred against the others, and who is the person."
@@ -614,7 +615,7 @@ def extract_faces(
     size:int=256, # side of a crop in pixels, 32 to 1024
     every:int=1, # of a video, look at each n-th frame
     min_size:float=64, # smallest face: side of its square in the picture, in pixels
-    min_sharpness:float=0.4, # share of the median sharpness of the clip (of all photos together), 0 to 1; 0: off
+    min_sharpness:float=0.6, # share of the median sharpness of the clip (of all photos together), 0 to 1; 0: off
     duplicates:float=0.015, # share of hash bits by which two faces must differ, 0 to 1; 0: off
     person="main", # 'main': who is seen most; 'all'; or a photo of the person wanted
     masks:bool=True, # write masks/ (hull from the landmarks) and masks_fine/ (jaw and hairline)

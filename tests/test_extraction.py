@@ -10,12 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
+from deepswap import extraction
 from deepswap.classical import blur
 from deepswap.core import DataError, ImageError, NoFaceError, OutputError, UsageError, to_tensor, to_uint8
 from deepswap.extraction import (COLUMNS, Album, all_pairs, announced, appearance, auc, bar_svg, count_pictures, extract_faces, face_hash,
                                  face_sharpness, fine_mask, group_faces, hull_mask, is_clip, pictures_of, read_extract, rough_pose, source_files,
                                  turned_outline, whole_folder)
-from deepswap.faces import align, align_photo, apply_affine, find_faces
+from deepswap.faces import align, align_photo, apply_affine, face_frame, find_faces, outline_distance
 from deepswap.people import landmarks as exact_landmarks
 from deepswap.people import render, sample_people, scene_path
 
@@ -394,3 +395,44 @@ def test_every_malformed_still_is_named(shared):
 def test_found_faces_match_find_faces(clip):
     look = next(iter(pictures_of(clip)))
     assert look.name == "two.mp4#000000" and len(find_faces(look.image)) == 2
+
+
+# ---- the exercises' solutions
+
+def test_blurred_faces_belong_to_their_person(clip, tmp_path):
+    extract_faces(clip, tmp_path / "out", size=64, person="all", min_sharpness=0, masks=False, report=False)
+    rows = {r["frame"]: r["group"] for r in read_extract(tmp_path / "out") if r["left"] < 180}
+    assert 12 in rows and set(rows.values()) == {1}
+
+
+def test_own_average_takes_a_lone_person_away(portraits):
+    crops, person = portraits[0], portraits[1]
+    for k in range(3):
+        looks = appearance(crops[person == k])
+        lone = torch.nn.functional.normalize(looks - looks.mean(0), dim=1)
+        assert all_pairs(lone, person[person == k])[0].mean() < 0 < 0.4 < all_pairs(looks, person[person == k])[0].mean()
+
+
+def test_an_outline_that_knows_no_yaw_falls_like_the_average_one(monkeypatch):
+    people = sample_people(8, "easy", seed=77)
+    people.scene = people.scene.replace(yaw=33.0, zoom=0.85)
+    points = exact_landmarks(people, 128)
+    straight = extraction._TURNED.clone()
+    straight[:, 1:3] = 0
+    turned, average = hull_mask(points, 128), outline_distance(torch.ones(8, 64), face_frame(points), 128) < 0
+    monkeypatch.setattr(extraction, "_TURNED", straight)
+    assert iou(hull_mask(points, 128), average) > 0.85 > iou(turned, average)
+
+
+def test_fine_mask_of_a_small_crop(portraits):
+    crops, _, exact, points = (v[::3] for v in portraits)
+    small = torch.nn.functional.interpolate(crops, (32, 32), mode="bilinear", antialias=True)
+    target = torch.nn.functional.interpolate(exact.float(), (32, 32), mode="area") > 0.5
+    assert abs(iou(fine_mask(small, points / 4), target) - iou(fine_mask(crops, points), exact)) < 0.03
+
+
+def test_a_clip_blurred_from_end_to_end_keeps_its_faces(tmp_path):
+    frames = torch.cat([to_tensor(Image.fromarray(f)) for f in acted(0, 4, every=8)])
+    report = extract_faces(film(tmp_path / "soft.mp4", to_uint8(blur(frames, 2.0)).numpy()), tmp_path / "out", size=64, masks=False)
+    assert report.kept == 4 and not report.dropped
+    assert max(r["sharpness"] for r in read_extract(tmp_path / "out")) < face_sharpness(align_photo(Image.fromarray(acted(0, 1)[0]), find_faces(acted(0, 1)[0])[0].landmarks, 128)[0]).item() / 2
