@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from fastcore.test import test_close, test_eq
 from PIL import Image
 
 import deepswap.video as module
@@ -554,6 +556,15 @@ def test_side_by_side(clip, source, tmp_path):
     x = pixels(r.path)[8]
     assert x.shape == (SIDE, 2 * SIDE, 3) and inspect(r.path).mark.found
     assert difference(x[40:120, :SIDE], pixels(clip)[8][40:120]) < 3 < difference(x[40:120, SIDE:], pixels(clip)[8][40:120])
+
+
+def test_solutions_of_the_exercises_run(repo, clip, source, tmp_path):
+    cells = ["".join(c["source"]) for c in json.loads((repo / "nbs/52_video.ipynb").read_text())["cells"]]
+    solutions = [s for c in cells for s in re.findall(r"<details>.*?```python\n(.*?)```", c, re.S)]
+    assert len(solutions) == 4
+    write_clip(actor(8) + wall(4), tmp_path / "half.mp4", tone=0)
+    names = {**vars(module), "test_eq": test_eq, "test_close": test_close, "one": torch.ones(1, 1, 64, 64), "photo": source, "room": tmp_path}
+    for s in solutions: exec(s, dict(names))
 
 
 # ---- real clips ----
