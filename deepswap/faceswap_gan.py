@@ -17,7 +17,7 @@ from .data import Augment
 from .gan import get_objective
 from .layers import WEIGHTED, ConvBlock, SelfAttention, Upsample
 from .norms import norm_layer
-from .objectives import LeastSquares, WassersteinGP
+from .objectives import LeastSquares
 from .standout import add_standout
 from .train import batch_length, register, split_batch
 
