@@ -70,6 +70,24 @@ def peak_mb():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) // 1024
 
 
+def flicker_of(source, clip):
+    "Flicker on a real clip: the naive loop against `swap_video`, both without label, mark and compression worth mentioning."
+    from deepswap.classical import ClassicalSwapper
+    from deepswap.faces import find_faces
+    from deepswap.swap import open_photo, swap_face
+    from deepswap.tracking import FaceTracker
+    from deepswap.video import Clip, flicker, swap_video
+    photo, swapper = open_photo(source), ClassicalSwapper(device="cpu")
+    targets = [f.image for f in Clip(clip).frames()]
+    points = [faces[0].landmarks for _, faces in FaceTracker(every=5, delay=3).track(targets)]
+    loop = [swap_face(t, find_faces(t)[0], photo.image, photo.faces[0], swapper, SIZE)[0] for t in targets]
+    with tempfile.TemporaryDirectory() as folder:
+        r = swap_video(photo, clip, Path(folder) / "out.mp4", size=SIZE, label=False, mark=False, quality=4)
+        ours = [f.image for f in Clip(r.path).frames()]
+    values = {"naive": flicker(loop, targets, points), "video": flicker(ours, targets, points)}
+    return {k: {"mean": round(v.mean().item(), 3), "worst": round(v.max().item(), 3), "frames": len(targets), "clip": Path(clip).name} for k, v in values.items()}
+
+
 def child(run, source, target, out):
     "One run in this process; prints one line of JSON."
     memory, resumed = [], 0
@@ -104,6 +122,7 @@ def main():
     p.add_argument("--frames", nargs="*", type=int, default=[75, 1500])
     p.add_argument("--threads", type=int, default=1, help="OpenMP threads of each stage")
     p.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/video.json")
+    p.add_argument("--flicker", nargs=2, metavar=("PHOTO", "CLIP"), help="measure flicker on a real clip instead")
     p.add_argument("--work", type=Path, help="folder for the clips, which stays: a run that was killed then goes on; its speed and memory are those of the last process")
     p.add_argument("--child", nargs=4, metavar=("RUN", "SOURCE", "TARGET", "OUT"), help=argparse.SUPPRESS)
     a = p.parse_args()
@@ -114,6 +133,10 @@ def main():
     from deepswap.core import write_image, write_json
     from deepswap.video import write_clip
     result = json.loads(a.out.read_text()) if a.out.exists() else {"clip": "360 x 288, 25 frames a second, one procedural face, with sound", "crop": SIZE, "runs": {}}
+    if a.flicker:
+        result["flicker"] = flicker_of(*a.flicker)
+        print(result["flicker"])
+        return write_json(result, a.out)
     with tempfile.TemporaryDirectory() as folder:
         folder = a.work or Path(folder)
         folder.mkdir(exist_ok=True)
