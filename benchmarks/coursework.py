@@ -66,14 +66,14 @@ def judge_of(seed, steps, test):
 def experiment(e, a):
     "One run, as it is written down, and a strip of its swaps."
     tiny, side = e.scale == "tiny", VARIANTS[e.variant].get("size", 64)
-    test = 4 if tiny else 32
-    tests = {s: task_of(e.data, s, e.seed, test) for s in ({64, 128} if e.data == ASKED_OF else {64, side})}
+    test = {"tiny": 4, "short": 16}.get(e.scale, 32)
+    tests = {s: task_of(e.data, s, e.seed, test) for s in ({64, 128} if e.data == ASKED_OF and e.variant in ("baseline", "128 px") else {64, side})}
     judge = judge_of(e.seed, 2 if tiny else 150, test) if e.data == ASKED_OF else None
     start = time.perf_counter()
     trainer, read = train_experiment(e, tests[side]["own"], device=a.device, **({"precision": a.precision} if a.precision else {}))
     row, swaps = report(e, trainer, read, tests, judge)
     row["minutes"] = (time.perf_counter() - start) / 60
-    return row, to_grid(torch.cat([swaps["b"][:32:8], swaps["a"][:32:8]]), 8, pad=0)
+    return row, to_grid(torch.cat([swaps["b"][:: test // 4], swaps["a"][:: test // 4]]), 8, pad=0)
 
 
 def rounded(x):
