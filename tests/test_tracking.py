@@ -490,12 +490,12 @@ def test_the_reversed_film_finds_the_frames_before_the_first_detection(talk):
 # --- real clips ---------------------------------------------------------------------------------------------------
 
 def test_a_real_talking_head(shared):
-    frames = [f for _, f in zip(range(40), (im for _, im in video_frames(shared / "data/video/grid_A_bbaf2n.mpg")))]
+    frames = [f for _, f in zip(range(30), (im for _, im in video_frames(shared / "data/video/grid_A_bbaf2n.mpg")))]
     each = np.stack([find_faces(f)[0].landmarks for f in frames])
     tracker, out = follow(frames, every=5, delay=3)
     points = np.stack([f[0].landmarks for f in out])
     away = np.linalg.norm(points - each, axis=-1).mean(-1) / np.linalg.norm(each[:, 0] - each[:, 1], axis=-1)
-    assert tracker.detections == 8 and {f[0].id for f in out} == {0}
+    assert tracker.detections == 6 and {f[0].id for f in out} == {0}
     assert np.quantile(away, 0.95) < 0.03 and jitter(points) < 0.5 * jitter(each)
     assert abs(lag(points, smooth_landmarks(each, delay=None))) < 1
 
