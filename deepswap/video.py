@@ -242,7 +242,7 @@ def opened(self:Clip):
     kind, pictures = file.format.name, [s for s in file.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if pictures and pictures[0].index == file.streams.video[0].index and not kind.endswith("_pipe") and kind not in ("image2", "tty"): return file
     file.close()
-    what = "holds sound and no pictures" if kind not in ("tty",) and not pictures else "is a single picture; `swap_photo` takes these" if kind != "tty" else "is a text"
+    what = "is a text" if kind == "tty" else "is a single picture" if pictures else "holds no pictures that move"
     raise DataError(f"{self._The} {what}; give a video.")
 
 @patch
@@ -360,7 +360,7 @@ def close(self:Stage):
     self.thread.join()
 
 # %% ../nbs/52_video.ipynb #f73a50c5
-SUFFIXES = (".mp4", ".mov", ".m4v") # what we write: containers that hold H.264, most kinds of sound, and Content Credentials
+SUFFIXES = {".mp4": "mp4", ".mov": "mov", ".m4v": "mp4"} # what we write -> FFmpeg's name of the container: they hold H.264, most kinds of sound, and Content Credentials
 
 class ClipWriter:
     "Writes frames as H.264, each at its own time. No frame refers to a later one, so that files can be joined anywhere."
@@ -421,13 +421,11 @@ def _fits(clip, suffix:str)->bool:
     with clip.opened() as file:
         for s in file.streams.audio:
             try:
-                with av.open(io.BytesIO(), "w", format=_FORMATS[suffix]) as out:
+                with av.open(io.BytesIO(), "w", format=SUFFIXES[suffix]) as out:
                     out.add_stream_from_template(s)
                     out.start_encoding()
             except (av.FFmpegError, ValueError): return False
     return True
-
-_FORMATS = {".mp4": "mp4", ".mov": "mov", ".m4v": "mp4"}
 
 def check_sound(
     clip, # a `Clip`
@@ -449,7 +447,7 @@ def join_clips(
     "Segments one behind the other, with the sound; nothing is encoded again."
     ticks = str(clip.tick.denominator)
     options = {"video_track_timescale": ticks, "movie_timescale": ticks, "movflags": "+faststart"}
-    with av.open(str(out), "w", format=_FORMATS[Path(out).suffix.lower()], options=options) as file, av.open(str(parts[0][0])) as first, clip.opened() as target:
+    with av.open(str(out), "w", format=SUFFIXES[Path(out).suffix.lower()], options=options) as file, av.open(str(parts[0][0])) as first, clip.opened() as target:
         video = file.add_stream_from_template(first.streams.video[0])
         pairs = {s.index: file.add_stream_from_template(s) for s in target.streams.audio if sound}
         for s in target.streams.audio if sound else (): pairs[s.index].metadata.update({k: v for k, v in s.metadata.items() if k == "language"})
@@ -718,9 +716,10 @@ def settings(self:VideoJob)->dict:
     "What must be the same for a run to be taken up: target, options, and what the swapper makes of one picture."
     stat, size = self.clip.path.stat(), self.size or getattr(self.swapper, "size", None) or 128
     ramp = torch.linspace(-1, 1, size).expand(1, 3, size, size).contiguous()
-    probe = self._call("a" if isinstance(self.swapper, PairSwapper) else None, size, ramp.to(self.device), (CANONICAL5 * size)[None].to(self.device))[0]
-    to = getattr(self.swapper, "to", None)
-    return {"target": [str(self.clip.path.resolve()), stat.st_size, stat.st_mtime_ns], **self.options, "method": self.method, "to": to, "probe": hashlib.sha256(to_uint8(probe).numpy().tobytes()).hexdigest()[:16]}
+    ways = "ab" if isinstance(self.swapper, PairSwapper) else (None,)
+    probes = [to_uint8(self._call(to, size, ramp.to(self.device), (CANONICAL5 * size)[None].to(self.device))[0]).numpy().tobytes() for to in ways]
+    return {"target": [str(self.clip.path.resolve()), stat.st_size, stat.st_mtime_ns], **self.options, "method": self.method,
+            "to": getattr(self.swapper, "to", None), "probe": hashlib.sha256(b"".join(probes)).hexdigest()[:16]}
 
 # %% ../nbs/52_video.ipynb #05282133
 @patch
