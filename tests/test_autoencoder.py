@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 import torch
-from fastcore.test import test_close, test_eq
+from fastcore import test as house
 from PIL import Image
 
 from deepswap import autoencoder as module
@@ -427,7 +427,7 @@ def notebook_cells(repo):
 @pytest.fixture(scope="module")
 def toy(repo):
     "The chapter's toy, from its own cells."
-    space = {"torch": torch, "math": math, "mlp": mlp, "seed_everything": seed_everything, "budget": lambda fast, full: 150, "test_close": test_close}
+    space = {"torch": torch, "math": math, "mlp": mlp, "seed_everything": seed_everything, "budget": lambda fast, full: 150, "test_close": house.test_close}
     for start in ("def poses", "def train_toy"):
         exec(next(c for c in notebook_cells(repo) if start in c).split("ARMS =")[0], space)
     return space
@@ -436,7 +436,7 @@ def toy(repo):
 def test_solutions_of_the_exercises_run(repo, toy):
     solutions = [m for c in notebook_cells(repo) for m in re.findall(r"<details>.*?```python\n(.*?)```", c, re.S)]
     assert len(solutions) == 4
-    space = {**vars(module), **toy, "test_eq": test_eq, "pixels": torch.arange(64).float(), "count": lambda *nets: sum(count(n) for n in nets)}
+    space = {**vars(module), **toy, "test_eq": house.test_eq, "pixels": torch.arange(64).float(), "count": lambda *nets: sum(count(n) for n in nets)}
     for s in solutions:
         exec(s, space)
 
