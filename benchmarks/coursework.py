@@ -1,8 +1,8 @@
 """The coursework's experiments: Table 1, its research questions, and overfitting, with seeds and exact answers.
 
 python benchmarks/coursework.py --list                        the plan, what is done, and how long the rest takes
-python benchmarks/coursework.py                               what two CPU cores allow; adds to benchmarks/results/coursework.json
-python benchmarks/coursework.py --only questions --seeds 2    table1, questions or gap
+python benchmarks/coursework.py --only table1                 what two CPU cores allow; adds to benchmarks/results/coursework.json
+python benchmarks/coursework.py --scale short --only questions --seeds 2      shorter runs for the many variants: coursework_short.json
 python benchmarks/coursework.py --scale full --device cuda    the coursework's own numbers; writes coursework_full.json
 python benchmarks/coursework.py --scale tiny --out DIR        seconds: does it run at all?
 
