@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'Look', 'is_clip', 'announced', 'source_files', 'count_pictures', 'pictures_of', 'face_sharpness',
            'face_hash', 'even_light', 'gradient_cells', 'appearance', 'auc', 'all_pairs', 'group_faces', 'rough_pose',
-           'pose_terms', 'turned_outline', 'hull_mask', 'mask_terms', 'fine_mask', 'Album', 'Cut', 'Sieve',
+           'pose_terms', 'turned_outline', 'hull_mask', 'mask_terms', 'fine_mask', 'ContactSheet', 'Cut', 'Sieve',
            'whole_folder', 'table_row', 'read_extract', 'bar_svg', 'histogram_svg', 'scatter_svg', 'ExtractReport',
            'extract_faces']
 
@@ -293,7 +293,7 @@ def fine_mask(
     return F.interpolate(score, (side, side), mode="bilinear", align_corners=False) > 0
 
 # %% ../nbs/35_extraction.ipynb #2010b2c3
-class Album:
+class ContactSheet:
     "Some pages out of any number, evenly spread: when it is full each second page goes, and from then on each 2nd, 4th ... is taken."
     def __init__(self, room:int=60): self.room, self.seen, self.step, self.pages = room, 0, 1, []
     def add(self, page):
@@ -342,7 +342,7 @@ class Sieve:
 @patch
 def drop(self:Sieve, cut:Cut, kind:str, why:str):
     "Count a face that is left out, and remember some of them for the report."
-    self.albums.setdefault(kind, Album()).add((cut.thumb, cut.look.name, f"{cut.name}: {why}"))
+    self.albums.setdefault(kind, ContactSheet()).add((cut.thumb, cut.look.name, f"{cut.name}: {why}"))
     if cut.file: (self.folder / cut.file).unlink()
 
 def _thumb(crop:torch.Tensor, side:int=72)->bytes:
@@ -573,7 +573,7 @@ def page(self:Sieve,
     shown:int=120, # faces on the first sheet, at most
 )->str: # HTML, one file, nothing is loaded from elsewhere
     "The report as a page."
-    album = Album(shown)
+    album = ContactSheet(shown)
     for c in self.kept: album.add((c.thumb, c.look.name, f"{c.name}, yaw {c.pose[0]:+.0f}°"))
     some = lambda a: f"{a.seen:,}" + (f", {len(a.pages)} of them shown" if len(a.pages) < a.seen else "")
     left = "".join(f"<h2>Left out: {html.escape(kind)} ({some(a)})</h2>{_sheet(a.pages)}" for kind, a in self.albums.items())

@@ -13,7 +13,7 @@ from PIL import Image
 from deepswap import extraction
 from deepswap.classical import blur
 from deepswap.core import DataError, ImageError, NoFaceError, OutputError, UsageError, to_tensor, to_uint8
-from deepswap.extraction import (COLUMNS, Album, all_pairs, announced, appearance, auc, bar_svg, count_pictures, extract_faces, face_hash,
+from deepswap.extraction import (COLUMNS, ContactSheet, all_pairs, announced, appearance, auc, bar_svg, count_pictures, extract_faces, face_hash,
                                  face_sharpness, fine_mask, group_faces, hull_mask, is_clip, pictures_of, read_extract, rough_pose, source_files,
                                  turned_outline, whole_folder)
 from deepswap.faces import align, align_photo, apply_affine, face_frame, find_faces, outline_distance
@@ -366,7 +366,7 @@ def test_outline_turns_with_the_head():
 
 
 def test_album_spreads():
-    album = Album(4)
+    album = ContactSheet(4)
     for k in range(21):
         album.add(k)
     assert album.pages == [0, 8, 16] and album.seen == 21
