@@ -270,11 +270,11 @@ class FaceTracker:
         if not 0 < fps < 1e4: raise UsageError(f"fps={fps} was given; give frames per second, above 0.")
         self.options = dict(every=int(every), delay=int(delay), fps=float(fps), process=process, noise=noise, patience=int(patience), windows=windows, sure=sure, cut=cut,
                             min_size=min_size, turns=turns)
-        vars(self).update(self.options, device=device, detections=0)
+        vars(self).update(self.options, device=device, detections=0)  # detections: how often MTCNN has looked
         self._reset()
 
     def _reset(self):
-        self.frame, self.shot, self.since, self.next_id = -1, -1, 0, 0  # frame: number of the last one seen; since: frames since MTCNN looked
+        self.frame, self.shot, self.since, self.next_id = -1, -1, 0, 0  # numbers of the last frame and its shot; frames since MTCNN looked
         self.size = self.thumb = None
         self.tracks, self.ended, self.cuts = [], [], []
 
