@@ -78,7 +78,7 @@ from pathlib import Path
 torch.set_num_threads(1)
 from deepswap import extraction
 frames = list(extraction.pictures_of({str(clip)!r}))[::3]
-extraction.pictures_of = lambda source, every, note: (extraction.Look(f"{{k}}_{{f.name}}", f.image, f.clip, k) for k in range({times}) for f in frames)
+extraction.pictures_of = lambda source, every, note: (extraction.Picture(f"{{k}}_{{f.name}}", f.image, f.clip, k) for k in range({times}) for f in frames)
 out = tempfile.mkdtemp()
 r = extraction.extract_faces({str(clip)!r}, Path(out) / "out", report=True)
 print(r.seen, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
