@@ -37,6 +37,7 @@ from .faces import (ANGLES, Face, align, align_photo, apply_affine, choose_faces
                             pixel_grid, similarity)
 from .people import render, sample_people
 from .show import PALETTE
+from .tracking import is_cut, thumbnail
 
 # %% ../nbs/35_extraction.ipynb #80571a38
 @dataclass
@@ -333,7 +334,7 @@ class Sieve:
         self.folder, self.size, self.min_size, self.duplicates, self.device = Path(folder), size, min_size, duplicates, device
         self.seen, self.empty, self.found, self.serial = 0, 0, 0, 0
         self.kept, self.codes, self.sharp = [], np.zeros((0, 512), bool), {}
-        self.before, self.tracks, self.turns = [], 0, {}
+        self.before, self.tracks, self.turns, self.last = [], 0, {}, ("", None)
         self.albums, self.notes = {}, []
 
     @property
@@ -359,8 +360,8 @@ def _overlap(a, b)->float:
 
 @patch
 def follow(self:Sieve, cut:Cut):
-    "The face of the picture before that lies in the same place and looks alike is the same person; any other face begins a track."
-    near = [b for b in self.before if b.look.clip and b.look.clip == cut.look.clip and _overlap(b.face.box, cut.face.box) > 0.3 and b.looks @ cut.looks > 0.3]
+    "The face of the picture before, in the same shot, that lies in the same place and is not wholly unlike is the same person; any other face begins a track."
+    near = [b for b in self.before if cut.look.clip and _overlap(b.face.box, cut.face.box) > 0.3 and b.looks @ cut.looks > 0.15]
     if near: cut.track = max(near, key=lambda b: _overlap(b.face.box, cut.face.box)).track
     else: cut.track, self.tracks = self.tracks, self.tracks + 1
 
@@ -373,6 +374,8 @@ def look(self:Sieve, look:Picture):
     except ImageError as e: return self.notes.append(f"skipped {look.name}: {e}")
     if look.clip and any(not f.turned for f in faces): self.turns[look.clip] = False
     self.found += len(faces); self.empty += not faces
+    (clip, before), self.last = self.last, (look.clip, thumbnail(look.image))
+    if clip != look.clip or is_cut(before, self.last[1]): self.before = []  # a new shot
     now = []
     for k, face in enumerate(faces):
         crop, matrix = align_photo(look.image, face.landmarks, self.size)

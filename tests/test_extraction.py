@@ -450,3 +450,13 @@ def test_each_person_is_compared_with_themselves(tmp_path):
     report = extract_faces(tmp_path / "two.mp4", tmp_path / "out", size=64, person="all", masks=False, report=False)
     sharp = {side: [r["sharpness"] for r in read_extract(tmp_path / "out") if (r["left"] > 180) == side] for side in (False, True)}
     assert report.kept == 6 and max(sharp[True]) < 0.6 * np.median(sharp[True] + sharp[False])
+
+
+def test_a_real_head_that_turns_is_one_person_and_a_real_cut_begins_another(shared, tmp_path):
+    folder = shared / "data/video"
+    report = extract_faces(folder / "intel_female.gif", tmp_path / "turns", size=64, every=6, person="all", masks=False, report=False)
+    assert report.kept >= 3 and len(report.groups) == 1
+    frames = [np.asarray(look.image) for name in ("grid_A_bbaf2n.mpg", "grid_C_lbax4n.mpg") for look in pictures_of(folder / name, 25)]
+    extract_faces(film(tmp_path / "cut.mp4", np.stack(frames)), tmp_path / "cut", size=64, person="all", masks=False, report=False)
+    groups = [r["group"] for r in read_extract(tmp_path / "cut")]
+    assert len(groups) == 6 and len(set(groups[:3])) == len(set(groups[3:])) == 1 != len(set(groups))
