@@ -396,12 +396,12 @@ def measure(self:Sieve, look:Picture, number:int, face:Face, crop:torch.Tensor, 
 @patch
 def keep(self:Sieve, cut:Cut, crop:torch.Tensor):
     "Write a face that is new; of those that are nearly the same the sharpest stays."
-    self.sharp.setdefault((cut.look.clip, cut.track if cut.look.clip else -1), []).append(cut.sharpness)
+    values, names = self.sharp.setdefault((cut.look.clip, cut.track if cut.look.clip else -1), ([], set()))
+    values.append(cut.sharpness); names.add(cut.look.name)
     same = np.flatnonzero((self.codes != cut.code).mean(1) < self.duplicates)
     if len(same) and max(self.kept[k].sharpness for k in same) >= cut.sharpness:
         return self.drop(cut, "duplicate", f"like {self.kept[same[0]].name}, which is sharper")
-    for k in sorted(same.tolist(), reverse=True):
-        self.drop(self.kept.pop(k), "duplicate", f"like {cut.name}, which is sharper")
+    for k in sorted(same.tolist(), reverse=True): self.drop(self.kept.pop(k), "duplicate", f"like {cut.name}, which is sharper")
     self.codes = np.concatenate([np.delete(self.codes, same, 0), cut.code[None]])
     self.serial += 1
     cut.file = f"{self.serial:06d}.png"
@@ -411,27 +411,26 @@ def keep(self:Sieve, cut:Cut, crop:torch.Tensor):
 # %% ../nbs/35_extraction.ipynb #fb1274ef
 @patch
 def settle(self:Sieve,
-    min_sharpness:float=0.6, # share of the median sharpness of the person in the clip, or of all photos
+    min_sharpness:float=0.6, # share of the median sharpness of the clip, or of all photos
     person="main", # 'main', 'all', or a `Cut` of the person wanted
 ):
     "What can only be said at the end: who is blurred against the others, and who is the person."
-    self._drop_blurred(min_sharpness, lambda clip, track: track)  # against its own track first: a blurred face must not say who it is
+    self._drop_blurred(min_sharpness)  # first, so that no blurred face says who it is
     if not self.kept: return
     looks = torch.stack([c.looks for c in self.kept])
     groups = group_faces(looks, [c.look.name for c in self.kept], [c.track for c in self.kept])
     for c, g in zip(self.kept, groups.tolist()): c.group = g + 1
-    owner = {(c.look.clip, c.track): c.group for c in self.kept}
-    self._drop_blurred(min_sharpness, lambda clip, track: owner.get((clip, track), 0))
     if person == "all": return
     wanted = 1 if person == "main" else self._most_like(person, looks, groups)
     self._leave_out("another person", lambda c: "" if c.group == wanted else f"looks like person {c.group}, not {wanted}")
 
 @patch
-def _drop_blurred(self:Sieve, share:float, pool):
-    "Compare each face with those of its pool, duplicates counted; `pool` names it from clip and track."
-    pools, at = {}, lambda c: (c.look.clip, pool(c.look.clip, c.track if c.look.clip else -1))
-    for (clip, track), values in self.sharp.items(): pools.setdefault((clip, pool(clip, track)), []).extend(values)
-    limits = {name: share * float(np.median(values)) for name, values in pools.items()}
+def _drop_blurred(self:Sieve, share:float):
+    "Compare each track with the clip, duplicates counted, but not with those who are seen beside it: people differ in how sharp they look."
+    limits, at = {}, lambda c: (c.look.clip, c.track if c.look.clip else -1)
+    for key, (_, names) in self.sharp.items():
+        pool = [values for k, (values, others) in self.sharp.items() if k[0] == key[0] and (k == key or names.isdisjoint(others))]
+        limits[key] = share * float(np.median(np.concatenate(pool)))
     self._leave_out("blurred", lambda c: f"sharpness {c.sharpness:.1f}, at least {limits[at(c)]:.1f} wanted" if c.sharpness < limits[at(c)] else "")
 
 @patch
@@ -627,7 +626,7 @@ def extract_faces(
     size:int=256, # side of a crop in pixels, 32 to 1024
     every:int=1, # of a video, look at each n-th frame
     min_size:float=64, # smallest face: side of its square in the picture, in pixels
-    min_sharpness:float=0.6, # share of the median sharpness of the same person in the clip (of all photos together), 0 to 1; 0: off
+    min_sharpness:float=0.6, # share of the median sharpness of the clip (of all photos together), 0 to 1; 0: off
     duplicates:float=0.015, # share of hash bits by which two faces must differ, 0 to 1; 0: off
     person="main", # 'main': who is seen most; 'all'; or a photo of the person wanted
     masks:bool=True, # write masks/ (hull from the landmarks) and masks_fine/ (jaw and hairline)
