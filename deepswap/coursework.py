@@ -7,8 +7,8 @@ __all__ = ['PAPER_TABLE', 'SETS', 'EASY', 'ASKED_OF', 'COURSEWORK_MODEL', 'BASEL
            'MEASURES', 'blind_loss', 'set_people', 'coursework_task', 'Experiment', 'plan', 'arithmetic', 'in_parts',
            'swap_scores', 'swaps_of', 'reconstruction_gap', 'Readings', 'train_experiment', 'report', 'set_judge',
            'student', 'Estimate', 'estimate', 'compare', 'look_up', 'by_variant', 'by_set', 'table1', 'easy_test',
-           'questions', 'verdict', 'overfitting', 'rank_correlation', 'ranks_alike', 'Claim', 'difference', 'over_runs',
-           'claims']
+           'questions', 'verdict', 'overfitting', 'rank_correlation', 'ranks_alike', 'Claim', 'between_sets',
+           'over_runs', 'claims']
 
 # %% ../nbs/36_coursework.ipynb #a08e2ef9
 import functools
@@ -419,7 +419,7 @@ class Claim:
         signs = [e.sign for e in self.parts.values()]
         return "does not hold" if -1 in signs else "holds" if signs and all(s == 1 for s in signs) else "can't be said"
 
-def difference(
+def between_sets(
     runs:list, # rows of the results
     path, # of a number, or a function of a run
     *pairs:tuple, # (plus, minus): of SETS
@@ -468,7 +468,7 @@ def claims(
         Claim("2", "LOSS_G falls", {"first tenth minus last": over_runs(runs, lambda r: _tenth(r, "g", 0) - _tenth(r, "g", -1))}),
         Claim("2", "LOSS_D stays where it is", {f"{steady:.0%} minus its drift": over_runs(runs, lambda r: steady - _drift(r))}),
         Claim("2", "(the reason) because the discriminators are blind: 0.25, and 0.179 with mixtures", blind("as written", 0.) | blind("mixtures", .2)),
-        Claim("3", "Pictures from one source are easier", {"LOSS_GB, A singly minus A": difference(runs, "losses.g_b", ("A singly", "A"))}),
-        Claim("4", "Varied and spoilt pictures are harder, and the swap is worse", {"LOSS_G, hard minus easy": difference(runs, lambda r: _both(r, "losses.g"), *harder), "easy test in dB, easy minus hard": difference(runs, "scores.easy.face", *easier)}),
-        Claim("5", "People who differ more (there: in gender) are swapped worse", {"face in dB, alike minus unlike": difference(runs, "scores.own.face", ("D", "D unlike"), ("C", "C unlike"))}),
+        Claim("3", "Pictures from one source are easier", {"LOSS_GB, A singly minus A": between_sets(runs, "losses.g_b", ("A singly", "A"))}),
+        Claim("4", "Varied and spoilt pictures are harder, and the swap is worse", {"LOSS_G, hard minus easy": between_sets(runs, lambda r: _both(r, "losses.g"), *harder), "easy test in dB, easy minus hard": between_sets(runs, "scores.easy.face", *easier)}),
+        Claim("5", "People who differ more (there: in gender) are swapped worse", {"face in dB, alike minus unlike": between_sets(runs, "scores.own.face", ("D", "D unlike"), ("C", "C unlike"))}),
         Claim("6", "A classifier of real and fake can be the metric", {f"rank correlation with the exact distance, less {alike:g}": Estimate(ranks.mean - alike, ranks.half, ranks.n)})]
