@@ -30,11 +30,11 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
 from .core import CANONICAL5, DataError, NoFaceError, OutputError, UsageError, atomic_path, patch, pick_device, to_uint8, write_json
-from .autoencoder import PairSwapper
+from .autoencoder import PairSwapper, resized
 from .classical import ClassicalSwapper, blur, lab_to_rgb, moments, rgb_to_lab
 from .faces import align_photo, apply_affine, face_mask, native_size, paste_photo
 from .provenance import FrameMark, label_frames, pack_payload, stamp_video
-from .swap import SWAPPERS, _check_size, _open_source, get_swapper
+from .swap import SWAPPERS, check_size, open_source, get_swapper
 from .tracking import FaceTracker
 
 # %% ../nbs/52_video.ipynb #ea81d9c1
@@ -134,10 +134,11 @@ class ColorMatch:
         swapped:torch.Tensor, # (1, 3, S, S)
         target:torch.Tensor, # (1, 3, S, S)
         mask:torch.Tensor, # (1, 1, S, S) 0..1, where to look
+        own:torch.Tensor=None, # (1, 3, S, S) the target as the method itself paints it; None: there is no such picture
     )->torch.Tensor: # (1, 3, S, S)
-        "Give the face the target's mean and spread as they were so far in this shot."
+        "Give the face the target's mean and spread as they were so far in this shot; or with `own`, take off what the method misses of them."
         a, b = rgb_to_lab(swapped), rgb_to_lab(target)
-        now = torch.cat([v.view(1, 3) for v in (*moments(a, mask), *moments(b, mask))]).cpu()
+        now = torch.cat([v.view(1, 3) for v in (*moments(a if own is None else rgb_to_lab(own), mask), *moments(b, mask))]).cpu()
         self.n += 1
         news = now - self.stats if self.n == 1 else (now - self.stats).clamp(-self.limit, self.limit)
         self.stats = self.stats + max(1 / self.n, 1 / self.memory) * news
@@ -484,9 +485,9 @@ class Look:
     color:ColorMatch=None # None: the colours are left as the swapper painted them
     steady:Steady=field(default_factory=Steady)
 
-    def __call__(self, swapped, target, mask)->torch.Tensor:
+    def __call__(self, swapped, target, mask, own=None)->torch.Tensor:
         "The fixes, for one frame after the other."
-        if self.color: swapped = self.color(swapped, target, mask)
+        if self.color: swapped = self.color(swapped, target, mask, own)
         return self.steady(swapped, target, mask)
 
     def state_dict(self)->dict:
@@ -607,8 +608,9 @@ def _swap(self:VideoJob, batch):
         crops, matrices = zip(*(align_photo(frame.image, face.landmarks, size, self.device) for frame, face, _ in group))
         target, points = torch.cat(crops), torch.stack([_moved(m, face.landmarks) for m, (_, face, _) in zip(matrices, group)])
         swapped, mask = self._call(to, size, target, points.to(self.device))
+        own = self._own(to, target) if to and self.match else None
         for i, (frame, face, weight) in enumerate(group):
-            fixed = self.looks[face.id](swapped[i:i + 1], target[i:i + 1], mask[i:i + 1])
+            fixed = self.looks[face.id](*(None if v is None else v[i:i + 1] for v in (swapped, target, mask, own)))
             frame.layers.append((fixed.cpu(), (weight * mask[i:i + 1]).cpu(), matrices[i]))
 
 def _moved(matrix, landmarks)->torch.Tensor: # (5, 2)
@@ -634,6 +636,12 @@ def _call(self:VideoJob, to, size, target, points)->tuple: # swapped, mask
         self.crops[size] = crop, _moved(matrix, face.landmarks)[None].to(crop)
     source, own = (x.expand(len(target), *x.shape[1:]) for x in self.crops[size])
     return self.swapper(source, target, own, points) if _takes_landmarks(self.swapper) else self.swapper(source, target)
+
+@patch
+def _own(self:VideoJob, to, target)->torch.Tensor: # (B, 3, S, S)
+    "The target as the pair paints it: what its colours are compared with, so that the other person keeps an own complexion."
+    painted = self.swapper.model.paint(resized(target, self.swapper.size), "a" if to == "b" else "b")[0]
+    return resized(painted.to(target), target.shape[-1])
 
 def _takes_landmarks(f)->bool:
     "A swapper that is two lines long need not take them."
@@ -807,8 +815,7 @@ def swap_video(
     size:int=None, # of the crops; by default what suits the method and the face
     device="auto",
     progress=None, # called with (fraction 0..1, text); what it raises stops the run
-    light:bool=False, # of a trained pair: keep the target's light, see `LitPair`
-    match:bool=True, # match the colours to the target's over each shot; False: the face keeps its own complexion
+    match:bool=True, # match the colours to the target's over each shot; False: leave them as they were painted
     source_face="one", # which face of the source picture
     sound:bool=True, # carry the sound over, byte for byte
     quality:int=18, # x264's constant rate factor, 0 to 51: lower is better and larger
@@ -819,9 +826,9 @@ def swap_video(
     clip = Clip(target)
     check_output(out, clip, sound)
     method = swapper if isinstance(swapper, str) and swapper in SWAPPERS else None
-    swapper = ClassicalSwapper(mirror=False, device=device) if method == "classical" else get_swapper(swapper, device, to, light) # a source that is mirrored now and then would jump
-    given = _open_source(source, source_face, swapper, device)
-    options = dict(face=face, every=every, batch=batch, segment=segment, size=_check_size(size, swapper), quality=quality, label=label, mark=mark, side_by_side=side_by_side, match=match)
+    swapper = ClassicalSwapper(mirror=False, device=device) if method == "classical" else get_swapper(swapper, device, to) # a source that is mirrored now and then would jump
+    given = open_source(source, source_face, swapper, device)
+    options = dict(face=face, every=every, batch=batch, segment=segment, size=check_size(size, swapper), quality=quality, label=label, mark=mark, side_by_side=side_by_side, match=match)
     files = [p for p in (source, target) if isinstance(p, (str, os.PathLike))]
     job = VideoJob(clip, out, swapper, given if given[0] else None, method or getattr(swapper, "method", "other"), device, files, **options)
     notes, before = job.take_up(resume), job.finished

@@ -401,6 +401,18 @@ def test_colours_move_slowly():
     assert torch.equal(copy(target, target, mask), match(target, target, mask))
 
 
+def test_a_trained_pair_keeps_the_other_complexion():
+    g = torch.Generator().manual_seed(1)
+    noise, mask = torch.rand(1, 3, 32, 32, generator=g) * 0.1, torch.ones(1, 1, 32, 32)
+    own, other, lamp = noise - 0.1, noise + 0.3, 0.15  # the target's skin and the other's as the network knows them; the clip is brighter
+    plain, paired = ColorMatch(), ColorMatch()
+    for _ in range(5):
+        lost = plain(other, own + lamp, mask)
+        kept = paired(other, own + lamp, mask, own)
+    assert abs(lost.mean() - (own + lamp).mean()) < 0.02, "without `own` the target's skin comes through"
+    assert abs(kept.mean() - (other + lamp).mean()) < 0.03, "with it, the other's skin in the clip's light"
+
+
 def test_a_face_may_keep_its_complexion(clip, source, tmp_path):
     def pale(s, t): return torch.full_like(t, 0.9), torch.ones_like(t[:, :1])
     matched, kept = (pixels(swap(source, clip, tmp_path / f"{m}.mp4", pale, size=64, match=m).path)[6] for m in (True, False))
