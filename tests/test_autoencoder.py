@@ -31,9 +31,9 @@ from deepswap.autoencoder import (
 from deepswap.classical import ClassicalSwapper, color_transfer, lab_to_rgb, rgb_to_lab
 from deepswap.core import CANONICAL5, DataError, DeepswapError, UsageError, seed_everything, to_pil
 from deepswap.cyclegan import TwoDomains, psnr
-from deepswap.data import Subset, procedural_people
+from deepswap.data import Subset, dhash, hash_distance, procedural_people
 from deepswap.faces import apply_affine, face_mask, refine_landmarks, similarity
-from deepswap.people import exact_swap, render
+from deepswap.people import People, exact_swap, render
 from deepswap.train import Method, Trainer, load_method, mlp, register, run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -154,6 +154,15 @@ def test_copies_are_found_in_any_order_and_after_jpeg(task, tmp_path):
         to_pil(x[None]).save(tmp_path / f"{k}.jpg", quality=80)
     (tmp_path / "faces.csv").write_text("file\n")
     assert same_pictures(aligned_faces(tmp_path, 32), task.a) > 0.9
+
+
+def test_two_people_who_look_alike_are_a_pair():
+    "Same room, same light, same hair, and a face that is a third of the way to the other's."
+    two = procedural_people("person=3,n=24", 1, 24)
+    alike = People(two.identity.lerp(procedural_people("person=8,n=24", 1, 24).identity, 0.3), two.style, two.scene, two.person)
+    a, b = AlignedPeople(two, 64), AlignedPeople(alike, 64)
+    assert hash_distance(dhash(a.batch(range(24)).image), dhash(b.batch(range(24)).image)).amin(1).median() <= 0.06, "by the hash alone they would be copies"
+    assert same_pictures(a, b) == 0.0 and same_pictures(a, a) == 1.0
 
 
 @pytest.mark.parametrize(
