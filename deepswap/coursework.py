@@ -449,8 +449,7 @@ def _drift(run):
 
 
 def claims(
-    runs:list, # rows of the results: Table 1
-    asked:list|None=None, # rows of the results: the questions; None: the same
+    runs:list, # rows of the results
     good:float=4., # dB above the untouched picture that are satisfactory, inside the face
     steady:float=.05, # share by which a constant loss may move
     alike:float=.5, # rank correlation with the exact distance that a metric must reach
@@ -458,9 +457,8 @@ def claims(
     "The six conclusions of the coursework's section 6 (and the puzzle in the second), as numbers."
     gain = lambda r: r["scores"]["own"]["face"] - r["scores"]["own"]["untouched face"]
     harder, easier = (("A", "B"), ("C", "D")), (("B", "A"), ("D", "C"))
-    blind = lambda variant, mix: {f"{steady:.0%} minus the last LOSS_D's distance to a blind one, {variant}": over_runs(asked, lambda r: steady - abs(_tenth(r, "d", -1) / blind_loss(mix) - 1), variant, (ASKED_OF,))}
-    asked = runs if asked is None else asked
-    ranks = ranks_alike(asked, "authentic", "scores.own.face")
+    blind = lambda variant, mix: {f"{steady:.0%} minus the last LOSS_D's distance to a blind one, {variant}": over_runs(runs, lambda r: steady - abs(_tenth(r, "d", -1) / blind_loss(mix) - 1), variant, (ASKED_OF,))}
+    ranks = ranks_alike(runs, "authentic", "scores.own.face")
     return [
         Claim("1", "The model is satisfactory on easy data", {f"dB above untouched, less {good:g}": over_runs(runs, lambda r: gain(r) - good, data=("B", "D")),
               "share nearer to the source, less 0.95": over_runs(runs, lambda r: r["scores"]["own"]["identity"] - .95, data=("B", "D"))}),

@@ -343,7 +343,7 @@ def test_solutions_of_the_exercises_run(repo, capsys):
     prose = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
     blocks = re.findall(r"```python\n(.*?)```", prose[prose.index("## Exercises") :], re.S)
     assert len(blocks) == prose.count("<summary>Solution") == 5
-    names = vars(cw) | {"test_eq": ft.test_eq, "test_close": ft.test_close, "asked": book(), "torch": torch}
+    names = vars(cw) | {"test_eq": ft.test_eq, "test_close": ft.test_close, "runs": book(), "torch": torch}
     for block in blocks:
         exec(block, dict(names))
     assert "runs of each" in capsys.readouterr().out
