@@ -148,7 +148,7 @@ class FaceSwapGAN(TwoPeople):
 @patch
 def check(self:FaceSwapGAN):
     "Refuse settings that can't work or that contradict each other. Raises `UsageError`."
-    c, squares = self.config, isinstance(self.objective, LeastSquares)
+    c, squares = self.config, self.objective.name == LeastSquares.name
     blocks = c["blocks"] or int(math.log2(max(c["size"], 1))) - 2
     if c["size"] < 16 or blocks < 1 or c["size"] % 2 ** blocks: raise UsageError(f"The size is {c['size']}; with {max(blocks, 1)} blocks give a multiple of {2 ** max(blocks, 1)} from 16 up, 64 or 128 say.")
     for k, known in {"judged": ("own", "swap", "both"), "sigmoid": ("auto", "on", "off"), "up": ("transposed-3", *Upsample.KINDS)}.items():
@@ -166,7 +166,7 @@ def build(self:FaceSwapGAN):
     c = self.config
     blocks = c["blocks"] or int(math.log2(c["size"])) - 2
     norm = None if c["norm"] == "none" else c["norm"]
-    squeeze = c["sigmoid"] == "on" or c["sigmoid"] == "auto" and isinstance(self.objective, LeastSquares)
+    squeeze = c["sigmoid"] == "on" or c["sigmoid"] == "auto" and self.objective.name == LeastSquares.name
     self.encoder = SwapEncoder(c["width"], blocks, norm, c["dropout"], c["attention"])
     self.decoder_a, self.decoder_b = (SwapDecoder(c["width"], blocks, c["up"], norm, c["dropout"], c["attention"], c["mask"]) for _ in "ab")
     self.d_a, self.d_b = (SwapDiscriminator(c["ndf"], squeeze, c["pairs"]) for _ in "ab")
