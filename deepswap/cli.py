@@ -427,6 +427,7 @@ the history as a table and previews. Ctrl-C saves and stops; the same command wi
     _trainer_arguments(p)
     if cls: add_options(p, cls)
 
+# %% ../nbs/55_cli.ipynb #fc71dfcc
 def _trainer_arguments(p):
     "What every method takes."
     p.add_argument("--size", type=number(8, 1024), default=64, metavar="PX", help="side of the pictures (default 64)")
@@ -636,6 +637,7 @@ def run_lab(a):
         try: return server.wait()
         except KeyboardInterrupt: pass
 
+# %% ../nbs/55_cli.ipynb #697ab6c6
 def _demo_arguments(p):
     "The page is served on this machine only and asks nothing of the network; Ctrl-C stops it and deletes what was uploaded."
     p.add_argument("--port", type=number(1, 65535), metavar="N", help="port on this machine (default: the first free one from 7860)")

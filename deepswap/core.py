@@ -39,6 +39,7 @@ class OutputError(DeepswapError): "A result can't be written."
 # %% ../nbs/00_core.ipynb #f8770485
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # what we open; no format that starts a program (EPS) is among them
 MAX_PIXELS = 120_000_000  # pixels in the largest picture we decode: 360 MB as RGB bytes
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is ours; once for all, as `catch_warnings` is not safe where threads decode
 
 def _to_rgb(image: Image.Image # any mode that Pillow knows
            )->Image.Image: # mode RGB, same size
@@ -56,16 +57,14 @@ def _to_rgb(image: Image.Image # any mode that Pillow knows
 def _open_checked(file, name:str, max_pixels:int)->Image.Image:
     "Open and decode; each way to fail becomes one sentence."
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(file, formats=FORMATS)
-            w, h = image.size
-            if w * h > max_pixels:
-                raise ImageError(f"{name} is {w} x {h} pixels ({w * h / 1e6:.0f} megapixels), more than the limit of {max_pixels / 1e6:.0f}; make it smaller first.")
-            try: image = ImageOps.exif_transpose(image)
-            except (SyntaxError, ValueError, KeyError, TypeError, ZeroDivisionError): pass  # damaged EXIF, sound picture
-            image.load()
-            return _to_rgb(image)
+        image = Image.open(file, formats=FORMATS)
+        w, h = image.size
+        if w * h > max_pixels:
+            raise ImageError(f"{name} is {w} x {h} pixels ({w * h / 1e6:.0f} megapixels), more than the limit of {max_pixels / 1e6:.0f}; make it smaller first.")
+        try: image = ImageOps.exif_transpose(image)
+        except (SyntaxError, ValueError, KeyError, TypeError, ZeroDivisionError): pass  # damaged EXIF, sound picture
+        image.load()
+        return _to_rgb(image)
     except UnidentifiedImageError: raise ImageError(f"{name} is not a picture we can read; give a JPEG, PNG, WebP, GIF, BMP or TIFF file.") from None
     except Image.DecompressionBombError as e:
         n = int(re.search(r"\d+", str(e))[0])

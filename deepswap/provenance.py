@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['TILE', 'BAND', 'SIDE', 'LADDER', 'METHOD_CODES', 'EPOCH', 'STEP', 'UNITS', 'FINE', 'PLACES', 'LABELS', 'SOURCE_TYPES',
            'KINDS', 'CLIPS', 'damage', 'Comb', 'comb', 'mark_pattern', 'natural_unit', 'activity', 'embed_mark',
-           'pack_payload', 'unpack_payload', 'scan_units', 'mark_threshold', 'MarkReading', 'detect_mark', 'add_label',
-           'manifest', 'sign_file', 'Credentials', 'read_credentials', 'stamp', 'Inspection', 'inspect', 'FrameMark',
-           'frame_activity', 'label_overlay', 'label_frames', 'clip_frames', 'detect_mark_frames', 'stamp_video']
+           'pack_payload', 'unpack_payload', 'scan_units', 'mark_threshold', 'MarkReading', 'decode_payload',
+           'detect_mark', 'add_label', 'manifest', 'sign_file', 'Credentials', 'read_credentials', 'stamp',
+           'Inspection', 'inspect', 'FrameMark', 'frame_activity', 'label_overlay', 'label_frames', 'clip_frames',
+           'detect_mark_frames', 'stamp_video']
 
 # %% ../nbs/53_provenance.ipynb #4ea60617
 import contextlib
@@ -360,8 +361,21 @@ class MarkReading:
     day: str = ""      # from the payload, if intact
 
 # %% ../nbs/53_provenance.ipynb #f771b87c
+def decode_payload(
+    votes:torch.Tensor, # (32,) sum of the votes on each bit: the sign says which, the size how sure
+)->int: # 32 bits
+    "The payload as voted or, where its checksum fails, the likeliest one with at most two of the six weakest bits turned."
+    signs, sure = [v > 0 for v in votes.tolist()], votes.abs().tolist()
+    weak = sorted(range(32), key=sure.__getitem__)[:6]
+    as_voted = sum(1 << i for i, b in enumerate(signs) if b)
+    if unpack_payload(as_voted): return as_voted
+    turned = sorted((s for n in (1, 2) for s in itertools.combinations(weak, n)), key=lambda s: sum(sure[i] for i in s))
+    tries = (as_voted ^ sum(1 << i for i in s) for s in turned)
+    return next((t for t in tries if (t >> 8 & 255) < len(METHOD_CODES) and unpack_payload(t) and unpack_payload(t)[1] <= date.today().isoformat()), as_voted)
+
+# %% ../nbs/53_provenance.ipynb #355e653a
 def _read_at(r, unit, c)->tuple:
-    "Refine size and shift around `unit`; returns score, payload."
+    "Refine size and shift around `unit`; returns score, size, and the votes on the 32 bits."
     best = (-1.,)
     for u in unit * torch.exp(STEP * torch.linspace(-1, 1, 5)).double():
         v = _wave_values(r, u.item(), c)
@@ -372,8 +386,7 @@ def _read_at(r, unit, c)->tuple:
     score, u, shift, turns = best
     turn = 2 * math.pi / (FINE * TILE) * (c.waves[c.data].double() @ torch.tensor(shift, dtype=torch.float64))
     votes = (turns[c.data] * torch.polar(torch.ones_like(turn), turn)).real.double()
-    bits = torch.zeros(32, dtype=torch.float64).index_add(0, c.owner, votes)
-    return score, u, sum(1 << i for i, b in enumerate(bits.tolist()) if b > 0)
+    return score, u, torch.zeros(32, dtype=torch.float64).index_add(0, c.owner, votes)
 
 def detect_mark(
     image, # any picture that `read_image` takes
@@ -390,9 +403,9 @@ def _find_mark(r, shrink, key, false_alarm)->MarkReading:
     for mirrored in (False, True):
         r = r.flip(1) if mirrored else r
         units, scores = scan_units(r, key)
-        score, unit, payload = _read_at(r, units[scores.argmax()].item(), c)
+        score, unit, votes = _read_at(r, units[scores.argmax()].item(), c)
         if best is None or score > best.score:
-            best = MarkReading(score >= limit, score, limit, payload, False, unit * shrink, mirrored)
+            best = MarkReading(score >= limit, score, limit, decode_payload(votes), False, unit * shrink, mirrored)
         if best.found: break
     content = unpack_payload(best.payload)
     if best.found and content: best.intact, best.method, best.day = True, *content

@@ -446,7 +446,7 @@ def test_two_people_are_learned_from_what_extract_wrote(capsys, clip, pictures, 
     argv[5] = "procedural:person=4,n=12"
     assert cli.main(argv) == 0
     said = capsys.readouterr()
-    assert "faceswap trained for 2 steps" in said.out
+    assert "faceswap trained for 2 steps" in said.out and "A has 9 pictures" in said.err
     assert cli.main(["sample", str(tmp_path / "run"), "--input", str(tmp_path / "a"), "--to", "b", "--out", str(tmp_path / "out")]) == 0
     assert len(listing(tmp_path / "out")) == 9 and "9 pictures translated to b by faceswap" in capsys.readouterr().out  # the faces, not their masks
 
