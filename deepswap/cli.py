@@ -391,6 +391,9 @@ def add_options(
     import inspect
     signatures = [inspect.signature(c.__init__).parameters for c in cls.__mro__]
     group = p.add_argument_group(f"options of {cls.name}")
+    if cls.presets:
+        means = "; ".join(f"{name}: " + ", ".join(f"{k} {v}" for k, v in preset.items()) for name, preset in cls.presets.items())
+        group.add_argument("--preset", choices=sorted(cls.presets), help=f"options that go well together, which others given here change ({means})")
     for name, text in cls.options.items():
         found = next(s[name] for s in signatures if name in s)
         kind, flag = kind_of(found), "--" + name.replace("_", "-")
@@ -407,7 +410,7 @@ FIRST_STEPS = """
 With two people:
   deepswap extract anna.mp4 --out a
   deepswap extract ben.mp4 --out b
-  deepswap train faceswap --a a --b b --out pair
+  deepswap train faceswap --preset quick --a a --b b --out pair
   deepswap video --target anna.mp4 --method pair --out swapped.mp4"""
 
 def _train_arguments(p):
@@ -461,7 +464,7 @@ def run_train(a):
     from deepswap.train import run
     cls = method_class(a.method)
     options = {k.split()[1]: v for k, v in vars(a).items() if k.startswith("option ")}
-    settings = {k: getattr(a, k) for k in ("precision", "channels_last", "compile", "ema", "checkpoint_every", "preview_every") if getattr(a, k)}
+    settings = {k: getattr(a, k) for k in ("precision", "channels_last", "compile", "ema", "checkpoint_every", "preview_every", "preset") if getattr(a, k, None)}
     t = run(a.method, data_of(a, cls), a.size, a.batch, a.steps, a.seed, a.device, a.out, a.resume, options=options, **settings)
     if t.status != "done": raise KeyboardInterrupt("interrupted and saved; the same command with --resume goes on.")
     print(f"{a.out}: {a.method} trained for {a.steps} steps")
@@ -539,7 +542,7 @@ def fitting(method, source):
     "How a picture is brought to a method's size: the middle square; for two people the largest face, unless the folder holds faces already."
     from deepswap.autoencoder import LargestFace, TwoPeople
     from deepswap.data import square
-    size, folder = method.config["size"], Path(source) if Path(source).is_dir() else Path(source).parent
+    size, folder = getattr(method, "crop", method.config["size"]), Path(source) if Path(source).is_dir() else Path(source).parent
     if isinstance(method, TwoPeople) and not (folder / "faces.csv").exists(): return LargestFace(size)
     return lambda image: square(image, size)
 

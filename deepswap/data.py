@@ -331,9 +331,10 @@ def _folder(path)->Path:
     return path
 
 def _pictures(folder:Path, deep:bool=False)->tuple: # (files, skipped)
-    "Files in a folder in name order; what is not a picture by its suffix is named as skipped."
+    "Files in a folder in name order; what is not a picture by its suffix is named as skipped. The masks beside extracted faces are no pictures."
     hidden = lambda p: any(q.startswith(".") for q in p.relative_to(folder).parts)
-    found = sorted(p for p in (folder.rglob("*") if deep else folder.iterdir()) if p.is_file() and not hidden(p))
+    masks = {f.parent / "masks" for f in folder.rglob("faces.csv")} if deep else ()
+    found = sorted(p for p in (folder.rglob("*") if deep else folder.iterdir()) if p.is_file() and p.parent not in masks and not hidden(p))
     good = [p for p in found if p.suffix.lower() in SUFFIXES]
     why = f"its name does not end like a picture's ({', '.join(SUFFIXES[:4])}, ...)"
     return good, [(p.relative_to(folder).as_posix(), why) for p in found if p.suffix.lower() not in SUFFIXES]
@@ -474,7 +475,7 @@ def video_frames(
     path, # a video file
     every:int=1, # take each n-th frame
 ): # yields (number of the frame, PIL RGB); one frame is in memory at a time
-    "The frames of a video as a stream. Raises `DataError` if it is no video or breaks off."
+    "The frames of a video as a stream, upright as the camera says. Raises `DataError` if it is no video or breaks off."
     import av
     if every < 1: raise DataError(f"every={every} was asked for; give 1 for all frames, 2 for each second one.")
     number = -1
@@ -483,7 +484,7 @@ def video_frames(
             if not file.streams.video: raise DataError(f"{Path(path).name} holds no video stream; give a video with pictures in it.")
             file.streams.video[0].thread_type = "AUTO"
             for number, frame in enumerate(file.decode(video=0)):
-                if number % every == 0: yield number, frame.to_image().convert("RGB")
+                if number % every == 0: yield number, frame.to_image().convert("RGB").rotate(round(frame.rotation / 90) * 90, expand=True)
     except (av.FFmpegError, OSError, ValueError) as e:
         where = "can't be opened" if number < 0 else f"breaks off after frame {number}"
         raise DataError(f"{Path(path).name} {where} as a video ({getattr(e, 'strerror', None) or e}); give an MP4, MOV, MKV or AVI file.") from None

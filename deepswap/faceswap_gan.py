@@ -133,7 +133,8 @@ class FaceSwapGAN(TwoPeople):
                "attention": "self-attention in the generator", "mask": "paint an opacity too, so that the background can stay", "mask_l1": "price of opacity: changes below it are not painted", "mask_tv": "weight of the opacity's variation",
                "pairs": "a discriminator sees the picture together with the generator's input", "judged": "what the discriminators call fake: own (reconstructions), swap or both",
                "mixup": "parameter of Beta for mixtures of real and fake, 0.2 in faceswap-GAN; 0: none", "recolour": "chance that the encoder is given a picture in other colours than it shall paint", "d_steps": "discriminator updates per generator update, 0 for the objective's own",
-               "recon": "weight of the reconstruction", "adv": "weight of the adversarial loss", "lr": "learning rate", "lr_d": "learning rate of the discriminators, 0: the same", "warp": "strength of the random warp, share of the side"}
+               "recon": "weight of the reconstruction", "adv": "weight of the adversarial loss", "lr": "learning rate", "lr_d": "learning rate of the discriminators, 0: the same", **TwoPeople.options}
+    presets = {"quick": {"width": 32, "ndf": 16, "up": "shuffle", "sigmoid": "off", "recolour": .5, "adv": .05, "lr": .002, "lr_d": .001, "view": .667, "rotate": 3., "zoom": .02, "shift": .02}}
     def __init__(self, size:int=64, width:int=128, ndf:int=64, blocks:int=0, objective="least-squares", sigmoid:str="auto", up:str="transposed-3", norm:str="none", dropout:float=0.,
                  standout:bool=False, alpha:float=1., beta:float=0., attention:bool=False, mask:bool=False, mask_l1:float=.2, mask_tv:float=.1, pairs:bool=False, judged:str="own",
                  mixup:float=0., recolour:float=0., d_steps:int=0, recon:float=1., adv:float=.1, lr:float=1e-4, lr_d:float=0., betas:tuple=(0.9, 0.999), **augment):
@@ -250,7 +251,7 @@ def step(self:FaceSwapGAN, batch, update):
     "The generators' turn, the discriminators' turn on the same fakes; with `d_steps` above 1 the batch is dealt out, and the others get fresh ones."
     if batch_length(batch) < self.k: raise UsageError(f"A batch of {batch_length(batch)} can't be dealt to {self.k} discriminator steps; give at least {self.k} pictures of each person.")
     for i, some in enumerate(split_batch(batch, self.k)):
-        seen = *self.augment.pair(some["a"]), *self.augment.pair(some["b"])
+        seen = *self.warped(some["a"]), *self.warped(some["b"])
         fakes = update("g", self.g_losses, *seen) if i == 0 else ()
         update("d", self.d_losses, *seen, *fakes)
 

@@ -73,6 +73,7 @@ class Method(nn.Module):
     monitor = None # the loss that `best.safetensors` and `DropOnPlateau` watch; None: none
     averaged = None # names of the networks that an EMA follows; None: all
     options = {} # constructor argument that `run` and the command line offer → what it does, in a few words
+    presets = {} # name → arguments of the constructor that go well together
     unused_parameters = False # True if some steps leave trainable parameters out; several processes must know
     def __init__(self,
         **config, # everything needed to build it again, as JSON can hold it
@@ -1095,6 +1096,7 @@ def run(
     out=None, # folder for checkpoints, history and previews
     resume:bool=False, # continue the run in `out`
     options:dict|None=None, # for the method: what its class names in `options`
+    preset:str="", # a name in the method's `presets`; `options` change what it says
     **settings, # for `Trainer`: precision, ema, clip, callbacks...
 )->Trainer:
     "Train a method by name, as `deepswap train` does; raises a `DeepswapError` in one sentence."
@@ -1103,9 +1105,11 @@ def run(
         if not isinstance(v, int) or v < 1: raise UsageError(f"{k} is {v!r}; give a whole number from 1 up.")
     if odd := (options or {}).keys() - METHODS[method].options.keys():
         raise UsageError(f"{method} has no option {sorted(odd)[0]!r}; its options are {', '.join(METHODS[method].options) or 'none'}.")
+    presets = {"": {}} | METHODS[method].presets
+    if preset not in presets: raise UsageError(f"{method} has no preset {preset!r}; choose one of {', '.join(sorted(presets)[1:]) or 'none'}.")
     on_gpu = pick_device(device).type != "cpu"
     seed_everything(seed)
-    model = METHODS[method].for_size(size, **(options or {}))
+    model = METHODS[method].for_size(size, **presets[preset] | (options or {}))
     loader, shown = model.loader(data, size, batch, seed, prefetch=2 * on_gpu)
     named = lambda d: str(d) if isinstance(d, (str, Path)) else [named(x) for x in d] if isinstance(d, (tuple, list)) else type(d).__name__
     about = {"data": named(data), "batch": batch, "seed": seed}

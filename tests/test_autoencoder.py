@@ -345,9 +345,61 @@ def test_auto_makes_the_other_person_by_majority(task, trained):
     assert torch.equal(auto(None, mixed)[0], m.translate(mixed, "b"))
 
 
+@pytest.mark.parametrize("size", (32, 64, 128))
+def test_the_view_holds_the_whole_outline_and_leaves_the_rest_alone(size):
+    m = Mirror(size, view=2 / 3)
+    outline = face_mask(CANONICAL5 * m.crop, m.crop)
+    assert m.crop == size * 3 // 2 and m.look(outline).shape == (1, 1, size, size)
+    assert m.look(outline).sum() > 0.999 * outline.sum(), "no part of the face lies outside"
+    x = torch.rand(2, 3, m.crop, m.crop) * 2 - 1
+    y, mask = m.translate(x, "b"), m.paint(x, "b")[1]
+    seen = torch.zeros(m.crop, m.crop, dtype=torch.bool)
+    seen[m.window] = True
+    assert torch.equal(y[..., ~seen], x[..., ~seen]) and mask[..., ~seen].max() == 0
+    middle = m.look(mask)[..., size // 2, : size // 2]  # Mirror paints the left half; the seam fades
+    assert middle[..., 0].max() < 0.2 and middle[..., size // 4 :].min() > 0.99
+    assert (m.look(y)[:, :, size // 2, size // 4] > 0.99).all()
+
+
+def test_what_is_restored_is_the_window_of_what_was_warped():
+    m, x, seen = AutoencoderSwap(32, 4, 8, view=2 / 3), torch.rand(2, 3, 48, 48) * 2 - 1, []
+    torch.manual_seed(3)
+    m.step({"a": x, "b": x}, lambda name, f, *tensors: seen.extend(tensors))
+    torch.manual_seed(3)
+    bent, straight = m.augment.pair(x)
+    assert torch.equal(seen[0], m.look(bent)) and torch.equal(seen[1], m.look(straight)) and [tuple(s.shape) for s in seen] == [(2, 3, 32, 32)] * 4
+
+
+def test_a_run_with_a_view_is_written_read_and_swaps(tmp_path):
+    options = {**TINY, "view": 0.667}
+    done = run("autoencoder-swap", ("procedural:person=3,n=60", "procedural:person=4,n=60"), 32, 4, 2, options=options, device="cpu", out=tmp_path, progress=False)
+    m = load_method(tmp_path, device="cpu")
+    swapper, x = PairSwapper(m, "a"), torch.rand(3, 3, 100, 100) * 2 - 1
+    assert m.crop == swapper.size == 48 and swapper(None, x)[0].shape == x.shape
+    assert done.preview()["a as b"].shape[-1] == 48
+    with pytest.raises(UsageError, match="48, 48"):
+        m.translate(torch.zeros(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize("view", (0.1, 1.5, float("nan")))
+def test_a_view_out_of_range_is_refused(view):
+    with pytest.raises(UsageError, match="0.667"):
+        AutoencoderSwap(32, **TINY, view=view)
+
+
+def test_a_swapper_may_paint_as_far_as_its_method_does(task, trained):
+    x, points = task.test_a.image, (CANONICAL5 * 32).expand(8, 5, 2)
+    whole, outline = (PairSwapper(trained.method, "b", mask=m)(None, x, None, points)[1] for m in ("painted", "outline"))
+    assert whole[..., 4:-4, 4:-4].min() == 1 and whole[..., 0, :].max() < 0.5 and outline.mean() < 0.6 * whole.mean()
+    half = PairSwapper(Mirror(), "b", mask="painted")(None, x)[1]
+    assert half[..., 4:-4, 4:16].min() == 1 and half[..., 16:].max() == 0
+
+
 def test_swapper_refuses_what_it_can_not_use(trained):
     with pytest.raises(UsageError, match="auto"):
         PairSwapper(trained.method, to="c")
+    with pytest.raises(UsageError, match="outline"):
+        PairSwapper(trained.method, mask="oval")
     with pytest.raises(UsageError, match="two people"):
         PairSwapper(Method())
 

@@ -370,15 +370,17 @@ def test_the_table_of_methods_is_true(capsys):
 def test_options_come_from_the_signature():
     class Base:
         name, options = "base", {"latent": "length", "fade": "blend 100 %", "rate": "learning rate", "kind": "which", "k": "steps"}
+        presets = {"small": {"latent": 8, "k": 1}}
         def __init__(self, latent: int = 100, fade: bool = True, rate: float | None = None, kind="hinge", hidden=3): pass
     class Child(Base):
         def __init__(self, k: int = 5, **more): pass
     p = cli.Parser("x")
     cli.add_options(p, Child)
-    read = lambda *w: {k.split()[1]: v for k, v in vars(p.parse_args(list(w))).items()}
+    read = lambda *w: {k.split()[1]: v for k, v in vars(p.parse_args(list(w))).items() if k != "preset"}
+    assert p.parse_args([]).preset is None and p.parse_args(["--preset", "small"]).preset == "small" and "latent 8, k 1" in " ".join(p.format_help().split())
     assert read() == {} and "blend 100 % (default True)" in p.format_help() and "default not set" in p.format_help()
     assert read("--latent", "7", "--no-fade", "--rate", "1e-3", "--kind", "minimax", "--k", "2") == {"latent": 7, "fade": False, "rate": 1e-3, "kind": "minimax", "k": 2}
-    for bad in (["--latent", "1.5"], ["--rate", "fast"], ["--hidden", "4"]):
+    for bad in (["--latent", "1.5"], ["--rate", "fast"], ["--hidden", "4"], ["--preset", "large"]):
         with pytest.raises(cli.Complaint): p.parse_args(bad)
 
 
@@ -436,6 +438,7 @@ def pair(tmp_path_factory):
 
 
 def test_two_people_are_learned_from_what_extract_wrote(capsys, clip, pictures, tmp_path):
+    from deepswap.faceswap_gan import FaceSwapGAN
     small = ["--size", "32", "--min-size", "40", "--duplicates", "0", "--min-sharpness", "0", "--no-report"]
     assert cli.main(["extract", str(clip), "--out", str(tmp_path / "a"), *small]) == 0
     argv = ["train", "faceswap", "--a", str(tmp_path / "a"), "--b", str(pictures / "ben.png"), "--size", "32", "--batch", "2", "--width", "4", "--ndf", "4", "--steps", "2", "--device", "cpu", "--out", str(tmp_path / "run")]
@@ -444,7 +447,10 @@ def test_two_people_are_learned_from_what_extract_wrote(capsys, clip, pictures, 
     fails(capsys, [*argv[:5], argv[3], *argv[6:]], "A and B")
     assert not list(tmp_path.glob("run/*"))
     argv[5] = "procedural:person=4,n=12"
-    assert cli.main(argv) == 0
+    assert cli.main([*argv, "--preset", "quick"]) == 0
+    from deepswap.train import load_method
+    config = load_method(tmp_path / "run", device="cpu").config
+    assert config["width"] == 4 and config["recolour"] == FaceSwapGAN.presets["quick"]["recolour"] > 0, "an option given is stronger than the preset, the preset than the default"
     said = capsys.readouterr()
     assert "faceswap trained for 2 steps" in said.out and "A has 9 pictures" in said.err
     assert cli.main(["sample", str(tmp_path / "run"), "--input", str(tmp_path / "a"), "--to", "b", "--out", str(tmp_path / "out")]) == 0

@@ -2,6 +2,8 @@
 
 import errno
 import io
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -28,6 +30,16 @@ def test_broken_file_gets_one_sentence(shared, name):
     with pytest.raises(ImageError) as e:
         read_image(shared / "data/stills/malformed" / name)
     assert name in str(e.value) and "\n" not in str(e.value) and ";" in str(e.value)
+
+
+def test_reading_in_threads_leaves_the_warnings_of_the_process_alone():
+    data = png(Image.new("RGB", (64, 64), "white"))
+    with warnings.catch_warnings():
+        warnings.resetwarnings()
+        before = list(warnings.filters)
+        with ThreadPoolExecutor(8) as pool:
+            assert len(list(pool.map(read_image, [data] * 400))) == 400
+        assert warnings.filters == before
 
 
 def test_all_other_stills_are_read_upright_as_rgb(shared):

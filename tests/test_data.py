@@ -5,6 +5,7 @@ import json
 import shutil
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFilter
@@ -366,6 +367,37 @@ def test_video_streams_one_frame_at_a_time(clip):
     assert number == 0 and image.size == (64, 64) and image.mode == "RGB"
     assert next(stream)[0] == 2
     stream.close()
+
+
+@pytest.mark.parametrize("turn", (0, 90, 180, -90))
+def test_a_clip_held_sideways_is_read_upright(tmp_path, turn):
+    import av
+    upright = np.zeros((48, 64, 3), np.uint8)
+    upright[:16, :32] = 255  # top left
+    stored = np.ascontiguousarray(np.rot90(upright, -turn // 90))  # as the sensor saw it; the file says how to turn it back
+    path = tmp_path / "phone.mp4"
+    with av.open(str(path), "w") as file:
+        v = file.add_stream("libx264", rate=25)
+        v.height, v.width, v.pix_fmt = *stored.shape[:2], "yuv420p"
+        if turn:
+            v.set_display_rotation(turn)
+        file.mux(v.encode(av.VideoFrame.from_ndarray(stored, format="rgb24")))
+        file.mux(v.encode(None))
+    (_, image), = data.video_frames(path)
+    assert image.size == (64, 48) and np.abs(np.asarray(image, float) - upright).mean() < 8
+
+
+def test_masks_beside_extracted_faces_are_no_pictures(tmp_path):
+    for place in (tmp_path / "one", tmp_path / "many/anna"):
+        (place / "masks").mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (40, 40), (80 * i, 40, 90)).save(place / f"{i}.png")
+            Image.new("L", (40, 40), 255).save(place / f"masks/{i}.png")
+        (place / "faces.csv").write_text("file\n")
+    assert data.open_faces(tmp_path / "one", 32).names == ["0.png", "1.png", "2.png"]
+    assert data.open_faces(tmp_path / "many", 32).names == [f"anna/{i}.png" for i in range(3)]
+    (tmp_path / "one/faces.csv").unlink()
+    assert len(data.open_faces(tmp_path / "one", 32)) == 6, "without faces.csv it is a folder like any other"
 
 
 def test_video_budget_prepare_and_bad_files(clip, tmp_path):

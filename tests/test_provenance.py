@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import warnings
-from datetime import date
+from datetime import date, timedelta
 
 import numpy as np
 import pytest
@@ -111,6 +111,33 @@ def test_tiny_pictures_do_not_break(size):
     m = p.embed_mark(Image.new("RGB", size, (120, 80, 60)), LOAD)
     assert m.size == size
     p.detect_mark(m)
+
+
+def votes_for(payload, strength=5.0):
+    return torch.tensor([strength if payload >> i & 1 else -strength for i in range(32)], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("wrong", [(0,), (31,), (4, 19), (12, 30)])
+def test_unsure_bits_are_mended_and_sure_ones_are_not(wrong):
+    votes = votes_for(LOAD)
+    for i in wrong: votes[i] *= -0.05
+    assert p.decode_payload(votes) == LOAD
+    votes = votes_for(LOAD) + torch.linspace(0, 1, 32, dtype=torch.float64) * votes_for(LOAD).sign()
+    votes[25 if wrong[-1] < 25 else 26] *= -3  # a loud wrong bit is not among the weak ones
+    assert p.unpack_payload(p.decode_payload(votes)) is None
+
+
+def test_a_day_to_come_is_not_read_into_a_damaged_payload():
+    future = p.pack_payload("classical", date.today() + timedelta(days=30))
+    votes = votes_for(future)
+    assert p.decode_payload(votes) == future  # as voted: whatever it says
+    votes[3] *= -0.05
+    assert p.decode_payload(votes) != future
+
+
+def test_noise_is_no_payload():
+    noise = torch.randn(4000, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert sum(p.unpack_payload(p.decode_payload(v)) is not None for v in noise) < 40  # 4000 / 256 = 16 pass an 8-bit checksum by themselves
 
 
 def test_payload():

@@ -1069,8 +1069,14 @@ def test_noisy_is_registered_for_nobody():
     assert Noisy.name not in METHODS and {"autoencoder", "toy-gan"} <= METHODS.keys()
 
 
-def test_options_of_a_method_reach_its_constructor():
+def test_options_of_a_method_reach_its_constructor(monkeypatch):
     t = train.run("toy-gan", steps=2, batch=8, device="cpu", options={"width": 8, "k": 2}, progress=False)
     assert t.method.config["width"] == 8 and t.method.config["k"] == 2
+    ToyGAN = METHODS["toy-gan"]
+    monkeypatch.setattr(ToyGAN, "presets", {"tiny": {"width": 4, "k": 3}})
+    c = train.run("toy-gan", steps=2, batch=8, device="cpu", preset="tiny", options={"k": 2}, progress=False).method.config
+    assert c["width"] == 4 and c["k"] == 2
+    with pytest.raises(UsageError, match="no preset 'huge'; choose one of tiny"):
+        train.run("toy-gan", preset="huge")
     with pytest.raises(UsageError, match="has no option 'wdth'; its options are width, noise, k"):
         train.run("toy-gan", options={"wdth": 8})
