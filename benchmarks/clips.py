@@ -35,7 +35,7 @@ from deepswap.faces import apply_affine, invert_affine, similarity  # noqa: E402
 from deepswap.people import People, exact_swap, render  # noqa: E402
 from deepswap.swap import get_swapper, swap_photo  # noqa: E402
 from deepswap.tracking import eye_distance, jitter  # noqa: E402
-from deepswap.train import run  # noqa: E402
+from deepswap.train import LinearDecay, run  # noqa: E402
 from deepswap.video import swap_video, write_clip  # noqa: E402
 
 OPTIONS = '{"width": 16, "ndf": 16, "up": "shuffle", "recolour": 0.8, "sigmoid": "off", "adv": 0.05, "lr": 0.003, "lr_d": 0.001}'  # what a few minutes on a CPU allow
@@ -101,7 +101,8 @@ def train(a, b, out, args):
     if not (out / "summary.json").exists():
         remove(out)
         trainer = run(args.method, (str(a), str(b)), args.size, args.batch, args.steps, out=out, options=json.loads(args.options), precision=args.precision,
-                      channels_last=True, callbacks=[Deadline(args.minutes)], preview_every=args.preview, ema=0.99, progress=False)
+                      channels_last=True, callbacks=[Deadline(args.minutes)], preview_every=args.preview, ema=0.99, progress=False,
+                      schedules={name: LinearDecay(0.6, 0.1) for name in args.decay})
         write_json({"steps": trainer.step, "minutes": round(trainer.seconds / 60, 2), "images_per_second": trainer.history[-1]["images_per_s"],
                     "losses": {k: round(v, 4) for k, v in trainer.history[-1].items() if k in ("l1", "recon", "g_a", "g_b", "d_a", "d_b")}}, out / "summary.json")
     return json.loads((out / "summary.json").read_text())
@@ -248,6 +249,7 @@ def main():
     p.add_argument("--batch", type=int, default=8)
     p.add_argument("--minutes", type=float, default=3, help="of training at most")
     p.add_argument("--steps", type=int, default=100_000)
+    p.add_argument("--decay", nargs="*", default=(), metavar="OPTIMIZER", help="learning rates that fall to a tenth over the last 40 % of --steps: g d, or ae")
     p.add_argument("--preview", type=int, default=200)
     p.add_argument("--precision", default="bf16")
     p.add_argument("--pair-only", action="store_true", help="leave out the classical swap, for comparison")

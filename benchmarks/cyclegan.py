@@ -119,24 +119,27 @@ def clock(device):
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
-def measure(a):
-    "Medians over rounds, the ways in turn in every round; memory of each in a process of its own."
-    device, out = pick_device(a.device), {"losses differ by": parity(a), "after three steps": parity(a, 3)}
-    ways = ["port", *(w for w in WAYS if a.compile or "compiled" not in w)]
-    steps = {w: make(w, a)[0] for w in ways}
-    times = {w: [] for w in ways}
+def in_turn(steps, rounds, device, command):
+    "Way -> median seconds over rounds, the ways in turn in every round, against the first way; memory of each in a process of its own."
+    times = {w: [] for w in steps}
     for step in steps.values():
         step()
-    for _ in range(a.rounds):
+    for _ in range(rounds):
         for w, step in steps.items():
             start = clock(device)
             step()
             times[w].append(clock(device) - start)
-    base = statistics.median(times["port"])
-    for w in ways:
-        mb = float(subprocess.run([*command(a), "--memory", w], capture_output=True, text=True, check=True).stdout.split()[-1])
-        out[w] = {"seconds": round(statistics.median(times[w]), 4), "ratio": round(statistics.median(times[w]) / base, 3), "memory_mb": round(mb)}
-    return out
+    seconds = {w: statistics.median(t) for w, t in times.items()}
+    base = next(iter(seconds.values()))
+    memory = lambda w: float(subprocess.run([*command, "--memory", w], capture_output=True, text=True, check=True).stdout.split()[-1])
+    return {w: {"seconds": round(s, 4), "ratio": round(s / base, 3), "memory_mb": round(memory(w))} for w, s in seconds.items()}
+
+
+def measure(a):
+    "The ways of training beside the port, and that they compute the same."
+    ways = ["port", *(w for w in WAYS if a.compile or "compiled" not in w)]
+    out = {"losses differ by": parity(a), "after three steps": parity(a, 3)}
+    return out | in_turn({w: make(w, a)[0] for w in ways}, a.rounds, pick_device(a.device), command(a))
 
 
 def command(a):

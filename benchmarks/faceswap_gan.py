@@ -11,8 +11,6 @@ weights be computed in the generators' turn, where nobody uses them. It computes
 
 import argparse
 import json
-import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,7 +18,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from cyclegan import clock, machine, peak_mb  # the benchmark beside this one
+from cyclegan import in_turn, machine, peak_mb  # the benchmark beside this one
 
 from deepswap.autoencoder import PairSwapper, pair_task, score_pair
 from deepswap.classical import ClassicalSwapper
@@ -102,21 +100,9 @@ def parity(a, steps=1):
 
 
 def measure(a):
-    "Medians over rounds, the ways in turn in every round; memory of each in a process of its own."
-    device, ways, out = pick_device(a.device), ["textbook", *WAYS], {"losses differ by": parity(a), "after three steps": parity(a, 3)}
-    steps, times = {w: make(w, a) for w in ways}, {w: [] for w in ways}
-    for step in steps.values():
-        step()
-    for _ in range(a.rounds):
-        for w, step in steps.items():
-            start = clock(device)
-            step()
-            times[w].append(clock(device) - start)
-    base = statistics.median(times["textbook"])
-    for w in ways:
-        mb = float(subprocess.run([*command(a), "--memory", w], capture_output=True, text=True, check=True).stdout.split()[-1])
-        out[w] = {"seconds": round(statistics.median(times[w]), 4), "ratio": round(statistics.median(times[w]) / base, 3), "memory_mb": round(mb)}
-    return out
+    "The ways of training beside the textbook's, and that they compute the same."
+    out = {"losses differ by": parity(a), "after three steps": parity(a, 3)}
+    return out | in_turn({w: make(w, a) for w in ("textbook", *WAYS)}, a.rounds, pick_device(a.device), command(a))
 
 
 def memory(way, a):

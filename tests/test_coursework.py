@@ -1,6 +1,5 @@
 "The coursework's protocol: data, runs, statistics, and a verdict that can go either way."
 
-import importlib.util
 import json
 import math
 import re
@@ -9,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from common import script
 
 import deepswap.coursework as cw
 from deepswap.autoencoder import FACE_STYLE, TwoPeople, score_pair
@@ -353,13 +353,11 @@ def test_solutions_of_the_exercises_run(repo, capsys):
 
 
 def test_the_script_goes_on_where_it_stopped(tmp_path, repo, monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location("coursework_script", repo / "benchmarks" / "coursework.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    coursework_script = script("benchmarks/coursework.py")
 
     def run(*more):
         monkeypatch.setattr(sys, "argv", ["coursework.py", "--scale", "tiny", "--only", "gap", "--seeds", "1", "--out", str(tmp_path), *more])
-        script.main()
+        coursework_script.main()
         return capsys.readouterr().out
 
     with pytest.warns(UserWarning, match="46 pictures"):

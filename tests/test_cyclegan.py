@@ -1,11 +1,11 @@
 "CycleGAN: networks as in the papers, losses as in the formulas, the pool, two domains, and a run that stops and goes on."
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from common import Stop, script
 from torch import nn
 
 from deepswap.core import DataError, DeepswapError, UsageError, WeightsError
@@ -222,15 +222,6 @@ def test_resume_is_exact(task, tmp_path, options):
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-class Stop:
-    def __init__(self, step):
-        self.at = step
-
-    def on_step(self, t):
-        if t.step == self.at:
-            t.request_stop()
-
-
 def test_saved_weights_come_back_and_others_are_refused(task, tmp_path):
     t = trainer(task, ema=0.5, out=tmp_path, steps=2).fit()
     x = task.test_a.image
@@ -290,18 +281,11 @@ def test_learns_person_a_to_person_b():
     assert psnr(m.translate(t.test_b.image, "a"), t.test_a.image) > nothing + 3
 
 
-def benchmark():
-    spec = importlib.util.spec_from_file_location("cyclegan_benchmark", ROOT / "benchmarks" / "cyclegan.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_plain_port_has_the_same_losses():
     from types import SimpleNamespace
 
     a = SimpleNamespace(device="cpu", size=32, batch=1, width=4, blocks=2)
-    assert benchmark().parity(a) < 1e-4
+    assert script("benchmarks/cyclegan.py").parity(a) < 1e-4
 
 
 def test_what_was_recorded_is_what_was_asked_for():
@@ -316,11 +300,11 @@ def test_what_was_recorded_is_what_was_asked_for():
 
 def test_real_people(shared):
     "Faces of real people are read, cropped and translated; nothing of them is kept."
-    faces = benchmark().real_faces(shared / "data" / "london", 16)
+    faces = script("benchmarks/cyclegan.py").real_faces(shared / "data" / "london", 16)
     assert faces["neutral"].shape == faces["smiling"].shape == (80, 3, 16, 16)
-    judge = benchmark().smile_judge(*(x[:60] for x in faces.values()))
+    judge = script("benchmarks/cyclegan.py").smile_judge(*(x[:60] for x in faces.values()))
     assert (judge(faces["neutral"][60:]) < 0).float().mean() > 0.6 and (judge(faces["smiling"][60:]) > 0).float().mean() > 0.6
-    b = benchmark()
+    b = script("benchmarks/cyclegan.py")
     data = TwoDomains(b.Pictures(faces["neutral"]), b.Pictures(faces["smiling"]), batch_size=2)
     t = Trainer(small(), data, steps=2, device="cpu", progress=False, preview_every=None).fit()
     assert t.method.translate(faces["neutral"][:3]).isfinite().all()

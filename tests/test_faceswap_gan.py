@@ -1,11 +1,11 @@
 "The face-swap GAN: shapes of the coursework, losses as in its equations, every switch, mixtures, masks, and a run that stops and goes on."
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from common import Stop, script
 from torch import nn
 
 from deepswap.autoencoder import PairSwapper, pair_task
@@ -303,15 +303,6 @@ def test_bad_settings_are_one_sentence(task):
         one_line(e.value)
 
 
-class Stop:
-    def __init__(self, step):
-        self.at = step
-
-    def on_step(self, t):
-        if t.step == self.at:
-            t.request_stop()
-
-
 @pytest.mark.parametrize("options", ({"recolour": 0.5, "mask": True, "mixup": 0.2}, {"norm": "batch", "dropout": 0.2, "d_steps": 2}), ids=str)
 def test_resume_is_exact(task, tmp_path, options):
     whole = trainer(task, options=options, ema=0.9).fit()
@@ -355,17 +346,10 @@ def test_discriminators_are_constants_in_the_generators_step(four):
     assert all(p.grad is None for p in m.d_a.parameters()) and all(p.grad is not None for p in m.encoder.parameters())
 
 
-def benchmark():
-    spec = importlib.util.spec_from_file_location("faceswap_benchmark", ROOT / "benchmarks" / "faceswap_gan.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_textbook_loop_has_the_same_losses():
     from types import SimpleNamespace
 
-    assert benchmark().parity(SimpleNamespace(device="cpu", size=32, batch=2, width=4), steps=3) < 1e-4
+    assert script("benchmarks/faceswap_gan.py").parity(SimpleNamespace(device="cpu", size=32, batch=2, width=4), steps=3) < 1e-4
 
 
 def test_what_was_recorded_is_what_was_asked_for():

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from common import Stop
 
 from deepswap.core import DeepswapError, UsageError, WeightsError
 from deepswap.gan import (
@@ -140,15 +141,6 @@ def test_resume_is_exact(tmp_path, options):
     again = trainer(options=options, ema=0.9, out=tmp_path).resume().fit()
     a, b = whole.snapshot()[0], again.snapshot()[0]
     assert again.step == 6 and all(torch.equal(a[k], b[k]) for k in a if k.startswith(("network", "average")))
-
-
-class Stop:
-    def __init__(self, step):
-        self.at = step
-
-    def on_step(self, t):
-        if t.step == self.at:
-            t.request_stop()
 
 
 def test_k_minibatches_of_d_then_one_step_of_g():

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from common import Stop
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize
@@ -233,15 +234,6 @@ def train(out, steps, resume=False, stop=None):
     torch.manual_seed(1)
     trainer = Trainer(Painter(), Noise(), out=out, steps=steps, seed=1, device="cpu", ema=0.9, checkpoint_every=3, progress=False, callbacks=[Stop(stop)])
     return (trainer.resume() if resume else trainer).fit()
-
-
-class Stop:
-    def __init__(self, at):
-        self.at = at
-
-    def on_step(self, trainer):
-        if trainer.step == self.at:
-            trainer.request_stop()
 
 
 def test_training_with_all_blocks_resumes_to_the_last_bit(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from common import Stop
 from torch import nn
 
 from deepswap.core import DataError, UsageError, WeightsError
@@ -98,11 +99,6 @@ class Pairs:
         while True: yield {k: torch.rand(self.batch, 3, 32, 32, generator=self.dice) * 2 - 1 for k in "ab"}
     def state_dict(self): return {"dice": self.dice.get_state()}
     def load_state_dict(self, state): self.dice.set_state(state["dice"])
-
-
-class Stop:
-    def __init__(self, step): self.step = step
-    def on_step(self, trainer): trainer.step == self.step and trainer.request_stop()
 
 
 def trainer(out=None, stop=None, steps=12, **more):

@@ -1,7 +1,6 @@
 "The notebooks, the library, the README and the site agree."
 
 import ast
-import importlib.util
 import json
 import re
 import subprocess
@@ -9,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from common import script
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,13 +29,6 @@ def source_notebook(module):
     found = re.search(r"File to edit: (\S+\.ipynb)", module.read_text())
     assert found, f"{module.name} was not exported from a notebook"
     return (module.parent / found[1]).resolve()
-
-
-def load_tool(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return tool
 
 
 def test_every_module_has_one_notebook():
@@ -124,7 +117,7 @@ def test_links_between_chapters_resolve(path):
 
 
 def test_readme_is_made_from_the_index():
-    text, pictures = load_tool("readme").render()
+    text, pictures = script("tools/readme.py").render()
     assert (ROOT / "README.md").read_text(encoding="utf-8") == text, "run `make sync`"
     assert pictures and all((ROOT / n).read_bytes() == b for n, b in pictures.items())
     for target in ("make lab", "make demo", "make test"):
@@ -139,7 +132,7 @@ def test_site_is_built_and_links_are_checked(tmp_path):
     assert len(list(out.rglob("*.html"))) == len(NBS)
     page = out / "index.html"
     page.write_text(page.read_text() + '<a href="nowhere.html">x</a>')
-    assert load_tool("site").broken_links(out)[0] == [("index.html", "nowhere.html")]
+    assert script("tools/site.py").broken_links(out)[0] == [("index.html", "nowhere.html")]
 
 
 def test_no_path_of_a_machine_and_no_large_file():
