@@ -645,6 +645,7 @@ def _demo_arguments(p):
     "The page is served on this machine only and asks nothing of the network; Ctrl-C stops it and deletes what was uploaded."
     p.add_argument("--port", type=number(1, 65535), metavar="N", help="port on this machine (default: the first free one from 7860)")
     p.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on; 0.0.0.0 lets other machines in (default 127.0.0.1)")
+    p.add_argument("--runs", metavar="DIR", help="folder that holds runs of `deepswap train`; each trained pair in it can be chosen on the page")
     p.add_argument("--no-browser", action="store_true", help="only print the address")
 
 @command("demo", "swap faces in the browser", _demo_arguments)
@@ -654,6 +655,6 @@ def run_demo(a):
     from deepswap.core import UsageError
     if not importlib.util.find_spec("gradio"): raise UsageError("The demo needs the package gradio; install it with `pip install 'gradio>=6,<7'`, or run `make demo` in the repository.")
     from deepswap.demo import launch
-    launch(port=a.port, host=a.host, open_browser=not a.no_browser)
+    launch(port=a.port, host=a.host, open_browser=not a.no_browser, runs=a.runs)
 
 COMMANDS = {n: COMMANDS[n] for n in ("lab", "demo", "people", "extract", "train", "sample", "swap", "video", "inspect")}  # in the order of the overview

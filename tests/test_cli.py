@@ -691,7 +691,13 @@ def test_demo_gets_its_options(monkeypatch):
     calls = []
     monkeypatch.setattr(demo, "launch", lambda **kw: calls.append(kw))
     assert cli.main(["demo", "--port", "7999", "--no-browser"]) == 0
-    assert calls == [{"port": 7999, "host": "127.0.0.1", "open_browser": False}]
+    assert calls == [{"port": 7999, "host": "127.0.0.1", "open_browser": False, "runs": None}]
+    assert cli.main(["demo", "--runs", "runs"]) == 0 and calls[1]["runs"] == "runs"
+
+
+def test_demo_wants_a_folder_of_runs(capsys, tmp_path):
+    pytest.importorskip("gradio")
+    fails(capsys, ["demo", "--no-browser", "--runs", str(tmp_path / "none")], "There is no folder", "deepswap train")
 
 
 # ---- faults

@@ -109,6 +109,14 @@ def test_chapter_has_the_parts_of_a_chapter(path):
 
 
 @pytest.mark.parametrize("path", NBS, ids=lambda p: p.name)
+def test_formulas_are_not_escaped_twice(path):
+    for c in cells(path):
+        if c["cell_type"] == "markdown":
+            twice = re.findall(r"\\\\[a-zA-Z{},;|!]", "".join(c["source"]))  # \\frac is a line break and the word frac
+            assert not twice, f"{path.name}: {''.join(c['source'])[:80]!r} holds {twice[:3]}"
+
+
+@pytest.mark.parametrize("path", NBS, ids=lambda p: p.name)
 def test_links_between_chapters_resolve(path):
     for c in cells(path):
         if c["cell_type"] == "markdown":
