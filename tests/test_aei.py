@@ -1,11 +1,15 @@
 "FaceShifter's networks: the equations against a slow loop, the plan against the published layers, masks, and one sentence for each wrong input."
 
 import copy
+import json
+import re
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
+from deepswap import aei
 from deepswap.aei import AAD, AADGenerator, AADResBlk, AEINet, AttributeEncoder, MultiScaleDiscriminator, enlarged, integrate, levels, work
 from deepswap.core import UsageError
 from deepswap.cyclegan import receptive_field
@@ -25,7 +29,7 @@ def unit(n, dim):
 def some_aad(channels=3, attribute_channels=2, identity_dim=4, **kw):
     layer = AAD(channels, attribute_channels, identity_dim, **kw)
     for p in layer.parameters():
-        torch.nn.init.normal_(p)
+        nn.init.normal_(p)
     return layer
 
 
@@ -241,7 +245,7 @@ def test_discriminators_do_not_share_weights():
 
 
 def test_work_of_one_convolution():
-    count = work(torch.nn.Sequential(torch.nn.Conv2d(2, 5, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(5 * 16, 7)), torch.randn(3, 2, 4, 4))
+    count = work(nn.Sequential(nn.Conv2d(2, 5, 3, padding=1), nn.Flatten(), nn.Linear(5 * 16, 7)), torch.randn(3, 2, 4, 4))
     assert count[""] == 3 * (16 * 5 * 2 * 9 + 5 * 16 * 7) and count["0"] == 3 * 16 * 5 * 2 * 9
 
 
@@ -282,3 +286,13 @@ def test_one_sentence_for_wrong_input(call, words):
     with pytest.raises(UsageError, match=words) as e:
         call()
     assert str(e.value).count(". ") == 0 and len(str(e.value)) < 260
+
+
+def test_solutions_of_the_exercises_hold(repo):
+    cells = json.loads((repo / "nbs" / "41_aei.ipynb").read_text())["cells"]
+    prose = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    solutions = re.findall(r"<details>.*?```python\n(.*?)```", prose, re.S)
+    assert len(solutions) == prose.count("<details") == 4
+    for code in solutions:
+        assert "assert" in code
+        exec(code, {"torch": torch, "nn": nn, "F": F, **{k: getattr(aei, k) for k in aei.__all__}})
