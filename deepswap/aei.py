@@ -90,7 +90,7 @@ def levels(
     most, side = 1, size
     while side % 2 == 0 and side > 3: most, side = most + 1, side // 2
     n = depth or most
-    if most < 3: raise UsageError(f"A side of {size} pixels can be halved {most - 1} times; give one such as 64, 128 or 256.")
+    if most < 3: raise UsageError(f"A side of {size} pixels can't be halved twice; give one such as 64, 128 or 256.")
     if not 3 <= n <= most or width < 1: raise UsageError(f"Pictures of {size} pixels allow 3 to {most} levels, and {n} were asked for at width {width}; give a depth in that range and a width from 1 up.")
     sides = [size >> (n - 1 - k) for k in range(n)]
     wide = lambda side, share: min(width * size // (share * side), 32 * width)

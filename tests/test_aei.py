@@ -190,6 +190,40 @@ def test_res_block_has_its_own_way_around_where_channels_change(cin, cout, paths
     assert torch.equal(around, h) == (cin == cout)
 
 
+def test_compiled_network_draws_the_same_and_keeps_its_masks():
+    net = AEINet(32, 2, 4).eval()
+    x, z = torch.rand(2, 3, 32, 32) * 2 - 1, unit(2, 4)
+    with torch.no_grad():
+        plain, masks = net(x, z)[0], net.masks()
+        for layer in net.modules():
+            if isinstance(layer, AAD):
+                layer.mask = None
+        torch.testing.assert_close(torch.compile(net, backend="eager")(x, z)[0], plain)
+    torch.testing.assert_close(net.masks(), masks)
+
+
+def test_one_layer_learns_to_put_an_identity_in_its_place():
+    "A disc that the features show gets the identity's colour, and the rest what the map says."
+    layer, paint = AAD(4, 3, 3), nn.Conv2d(4, 3, 1)
+    optimizer = torch.optim.Adam([*layer.parameters(), *paint.parameters()], 2e-2)
+
+    def batch(n=32):
+        disc, room, colour = (torch.rand(n, 1, 8, 8) > 0.6).float(), torch.randn(n, 3, 8, 8), torch.randn(n, 3)
+        h = torch.cat([disc, 0.1 * torch.randn(n, 3, 8, 8)], 1)
+        return h, room, colour, torch.where(disc > 0, colour[..., None, None], room)
+
+    def loss(identity=lambda z: z):
+        h, room, colour, answer = batch()
+        return (paint(layer(h, room, identity(colour))) - answer).square().mean()
+
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+    with torch.no_grad():
+        assert loss() < 0.1 and loss(lambda z: z.flip(0)) > 0.5
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_near_full_precision(dtype):
     net = AEINet(32, 4, 8)
@@ -265,7 +299,7 @@ net = lambda: AEINet(32, 2, 4)
 @pytest.mark.parametrize(
     "call, words",
     [
-        (lambda: levels(62), "halved 1 times"),
+        (lambda: levels(62), "can't be halved twice"),
         (lambda: levels(64, depth=7), "allow 3 to 6 levels, and 7"),
         (lambda: levels(64, 0), "width 0"),
         (lambda: AAD(4, 2, 3, mask="two"), "'two'"),
