@@ -258,7 +258,7 @@ class FaceTracker:
         delay:int=0, # frames to wait for, so that a face can be smoothed with what comes after; 3 is enough
         fps:float=25.0, # frames per second
         process:float=10.0, # acceleration, in eye distances/s^2
-        noise:float=0.01, # measurement noise, in eye distances
+        noise:float=0.007, # measurement noise, in eye distances: the largest that still follows a head turning fast
         patience:int=10, # frames for which a face that is not found is kept
         windows:int=2, # of the closer look, see `refine_landmarks`
         sure:float=0.7, # least score of the closer look
