@@ -413,7 +413,7 @@ class MobileFaceNet(nn.Module):
 OWN_WEIGHTS = "deepswap-identity-v1" # in deepswap/weights
 FACENET_FILE = "20180402-114759-vggface2.pt"
 FACENET_URL = f"https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/{FACENET_FILE}"
-FACENET_PART = (.225, .187, .545, .715) # MTCNN's box in our crops, mean of 24 photos: facenet-pytorch stretches that to a square
+FACENET_PART = (.225, .187, .545, .715) # about MTCNN's box in our crops, which facenet-pytorch stretches to a square
 
 def save_encoder(
     net:IdentityNet, # trained
@@ -430,7 +430,7 @@ def _load_own(path)->IdentityNet:
     info = read_tensors(path, prefix="-")[1]                                  # the header alone
     if "identity_net" not in info:
         method = load_method(path, device="cpu") if info.get("method") == IdentityMethod.name else None
-        if method is None: raise WeightsError(f"{path} was written by deepswap, but holds no identity encoder; give the run of a `deepswap train identity`.")
+        if method is None: raise WeightsError(f"{path} was written by deepswap, but holds no identity encoder; give the run of the method `identity`.")
         return method.encoder
     net = IdentityNet(**info["identity_net"])
     load_network(net, read_tensors(path)[0], "network/")

@@ -3,12 +3,15 @@
 import hashlib
 import json
 import math
+import re
 
 import pytest
 import torch
 import torch.nn.functional as F
+from fastcore import test as house
 from safetensors.torch import save_file
 
+from deepswap import identity
 from deepswap.core import ARCFACE5, CANONICAL5, DataError, UsageError, WeightsError, write_image
 from deepswap.identity import (
     ARCFACE_SQUARE, OWN_SQUARE, OWN_WEIGHTS, ArcFace, FaceEncoder, FaceFilters, Fisher, IdentityMethod, IdentityNet, MobileFaceNet,
@@ -454,3 +457,33 @@ def test_the_record_holds_what_the_chapter_reads(repo):
     for part in ("procedural", "london"):
         for r in record[part].values():
             assert 0 < r["auc"] <= 1 and len(r["far"]) == len(r["tar"]) and r["far"] == sorted(r["far"])
+
+
+def test_solutions_of_the_exercises_run(repo, task, own):
+    "With the chapter's own helpers, from its cells."
+    cells = ["".join(c["source"]) for c in json.loads((repo / "nbs/40_identity.ipynb").read_text())["cells"]]
+    solutions = [m for c in cells for m in re.findall(r"<details>.*?```python\n(.*?)```", c, re.S)]
+    assert len(solutions) == 4
+    space = {**vars(identity), "task": task, "own": own, "test_eq": house.test_eq, "test_close": house.test_close}
+    for start in ("def share", "def least_loss"):
+        exec(next(c for c in cells if start in c), space)
+    for s in solutions:
+        exec(s, space)
+
+
+@pytest.mark.parametrize("side", [64, 256])
+def test_pictures_are_not_changed_and_devices_do_not_matter(own, side):
+    x = torch.rand(2, 3, side, side) * 2 - 1
+    before = x.clone()
+    assert torch.equal(own(x), own.embed(x)) and torch.equal(x, before)
+    assert torch.allclose(own.embed(x.double()), own.embed(x), atol=1e-5)
+
+
+def test_a_code_hardly_depends_on_the_size_of_the_crop(own):
+    "The same faces at 64 and at 256 pixels get nearly the same code, or the encoder could not be used beside a generator of another size."
+    from deepswap.autoencoder import render_aligned
+    from deepswap.people import sample_people
+    people = sample_people(16, "easy", seed=900_200)
+    small, large = (own.embed(render_aligned(people, s)[0].image) for s in (64, 256))
+    same, other = (small * large).sum(1), (small @ large.T).fill_diagonal_(-1).amax(1)
+    assert same.mean() > .9 and (same > other).all()
