@@ -1,6 +1,7 @@
 """Train the identity encoder that ships, and measure encoders: naming unseen people, verification, speed.
 
 python benchmarks/identity.py train [--people 2000] [--pictures 25] [--steps 2600] [--cache FOLDER] [--out FOLDER]   writes deepswap/weights/deepswap-identity-v1.safetensors
+python benchmarks/identity.py start [--cache FOLDER] [--record]                                                      names people with Fisher's start alone; --record adds it to the JSON
 python benchmarks/identity.py measure [--shared ../shared] [--record]                                               prints JSON; --record writes benchmarks/results/identity.json
 
 Training. Procedural people of the hard set, every picture in a style of its own; drawing, Fisher's start and ArcFace all count.
@@ -26,7 +27,7 @@ from deepswap.classify import WEIGHTS  # noqa: E402
 from deepswap.core import read_image, write_json  # noqa: E402
 from deepswap.data import PixelStore  # noqa: E402
 from deepswap.faces import align_photo, find_faces  # noqa: E402
-from deepswap.identity import OWN_WEIGHTS, codes_of, get_encoder, identity_faces, mean_codes, name_people, naming_task, save_encoder, verify  # noqa: E402
+from deepswap.identity import OWN_SQUARE, OWN_WEIGHTS, FaceEncoder, IdentityMethod, codes_of, get_encoder, identity_faces, mean_codes, name_people, naming_task, save_encoder, verify  # noqa: E402
 from deepswap.train import run  # noqa: E402
 
 RECORD = ROOT / "benchmarks/results/identity.json"
@@ -59,6 +60,19 @@ def train(a):
         about = {"data": spec, "steps": a.steps, "batch": 128, "training_minutes": round((time.perf_counter() - start) / 60, 1), "drawing_minutes": round(drawing / 60, 1)}
         path = save_encoder(trainer.method.encoder, a.weights, about)
     print(json.dumps({"wrote": path.name, **about, "bytes": path.stat().st_size}))
+
+
+def start(a):
+    "What the shipped encoder began with: the same pictures, no step of gradient descent."
+    faces, _ = drawn(f"procedural:n={a.people},scenes={a.pictures},preset=hard,seed={a.seed}", a.cache, a.draw)
+    began = time.perf_counter()
+    method = IdentityMethod(width=a.width, dim=a.dim).for_data(faces).eval()
+    seconds = time.perf_counter() - began
+    encoder = FaceEncoder(method.encoder, "start", method.encoder.size, method.encoder.dim, OWN_SQUARE, mirror=True)
+    found = {**procedural(encoder, naming_task(200)), "start_seconds": round(seconds, 1)}
+    print(json.dumps(short(found)))
+    if a.record:
+        write_json(json.loads(RECORD.read_text()) | {"start": found}, RECORD)
 
 
 class Told:
@@ -144,12 +158,13 @@ def measure(a):
         out["london"] = {k: on_photos(e, images, person) for k, e in encoders.items()}
     print(json.dumps(short(out), indent=1))
     if a.record:
-        write_json(out, RECORD)
+        old = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
+        write_json(({"start": old["start"]} if "start" in old else {}) | out, RECORD)
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("what", choices=("train", "measure"))
+    p.add_argument("what", choices=("train", "start", "measure"))
     p.add_argument("--people", type=int, default=None, help="2000 to train on; 200 to name")
     p.add_argument("--many", type=int, default=1000, help="people of the larger naming test")
     p.add_argument("--photos", type=int, default=1000, help="people of the photographs, at most")
@@ -166,9 +181,9 @@ def main():
     p.add_argument("--shared", type=Path, default=ROOT.parent / "shared")
     p.add_argument("--record", action="store_true")
     a = p.parse_args()
-    a.people = a.people or (2000 if a.what == "train" else 200)
+    a.people = a.people or (200 if a.what == "measure" else 2000)
     torch.set_num_threads(1)
-    train(a) if a.what == "train" else measure(a)
+    {"train": train, "start": start, "measure": measure}[a.what](a)
 
 
 if __name__ == "__main__":

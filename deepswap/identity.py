@@ -117,7 +117,7 @@ def _square(points:torch.Tensor, side:int)->tuple: # (5, 2) pixels of the encode
     m = similarity(points, CANONICAL5)                                        # template pixels to canonical
     return float(m[0, 2]), float(m[1, 2]), float(m[0, 0]) * side
 
-OWN_SQUARE = (.1, .2, .8)            # left, top, side: brows to chin and both cheeks
+OWN_SQUARE = (.1, .2, .8)            # left, top, side: from the middle of the forehead to the collar, with both ears
 ARCFACE_SQUARE = _square(ARCFACE5, 112)
 
 # %% ../nbs/40_identity.ipynb #f59cb6a6

@@ -454,6 +454,8 @@ def test_mean_codes_are_means():
 def test_the_record_holds_what_the_chapter_reads(repo):
     record = json.loads((repo / "benchmarks/results/identity.json").read_text())
     assert record["procedural"]["own"]["named_right"] > .9 and record["procedural"]["own"]["people"] == 200
+    start, done = record["start"], record["procedural"]["own"]
+    assert start["probes"] == done["probes"] and start["named_right"] < done["named_right"] and start["tar_at_far"]["0.01"] < done["tar_at_far"]["0.01"] - .1
     for part in ("procedural", "london"):
         for r in record[part].values():
             assert 0 < r["auc"] <= 1 and len(r["far"]) == len(r["tar"]) and r["far"] == sorted(r["far"])
