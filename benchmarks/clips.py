@@ -3,7 +3,7 @@
     python benchmarks/clips.py A.mpg B.mpg --work DIR [--minutes 3] [--size 64] [--method faceswap] [--options JSON]
     python benchmarks/clips.py --procedural --work DIR ...      two drawn people in moving scenes, whose exact swap is known frame by frame
     ... --target TURNED.gif                                     a third clip into which both faces are put as well
-    ... --identity WEIGHTS.safetensors                          MobileFaceNet (as in benchmarks/swap.py), to ask whose face the result shows
+    ... --identity WEIGHTS.safetensors                          an identity encoder of chapter 40 (a MobileFaceNet), to ask whose face the result shows
     ... --name real64 --out benchmarks/results/clips.json       numbers only, entered under a name; pictures stay in the work folder
 
 Scores, per direction: frames in which a face was swapped; frames per second of the whole way; jitter (second difference of landmarks found in
@@ -32,6 +32,7 @@ from deepswap.core import CANONICAL5, NoFaceError, read_image, to_pil, to_tensor
 from deepswap.data import procedural_people, video_frames  # noqa: E402
 from deepswap.extraction import extract_faces, read_extract  # noqa: E402
 from deepswap.faces import apply_affine, invert_affine, similarity  # noqa: E402
+from deepswap.identity import get_encoder  # noqa: E402
 from deepswap.people import People, exact_swap, render  # noqa: E402
 from deepswap.swap import get_swapper, swap_photo  # noqa: E402
 from deepswap.tracking import eye_distance, jitter  # noqa: E402
@@ -158,16 +159,12 @@ def inside(pictures, exact, points):
 
 
 def encoder(path):
-    "Crops -> identities of length 1, by a network that is used for checks only."
-    from safetensors.torch import load_file
-    from swap import MobileFaceNet
-    net = MobileFaceNet()
-    net.load_state_dict(load_file(path), strict=False)
-    net.eval()
+    "Pictures of an extract -> identities of length 1."
+    net = get_encoder(path, "cpu")
 
     def embed(rows):
         with torch.no_grad():
-            return torch.cat([net(to_tensor(read_image(r["crop"]))) for r in rows])
+            return torch.cat([net.embed(to_tensor(read_image(r["crop"]))) for r in rows])
     return embed
 
 
@@ -242,7 +239,7 @@ def main():
     p.add_argument("--frames", type=int, default=75, help="of a drawn clip")
     p.add_argument("--work", type=Path, required=True, help="folder for everything that is made; what is there already is used again")
     p.add_argument("--target", type=Path, help="a third clip, into which both faces are put")
-    p.add_argument("--identity", type=Path, help="weights of MobileFaceNet")
+    p.add_argument("--identity", type=Path, help="an identity encoder, as for `get_encoder`")
     p.add_argument("--method", default="faceswap")
     p.add_argument("--options", default=OPTIONS, help="of the method, as JSON")
     p.add_argument("--size", type=int, default=64)
