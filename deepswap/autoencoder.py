@@ -282,24 +282,28 @@ class TwoPeople(Method):
         "Warp both, restore both."
         update("ae", self.losses, *self.warped(batch["a"]), *self.warped(batch["b"]))
 
-    def warped(self,
-        images:torch.Tensor, # (B, 3, C, C), C = crop
-    )->tuple: # warped, straight: (B, 3, S, S) each, S = config['size']
-        "What the networks are given of these pictures, and what they have to restore."
-        return tuple(self.look(x) for x in self.augment.pair(images))
+# %% ../nbs/31_autoencoder.ipynb #325b47a3
+@patch
+def warped(self:TwoPeople,
+    images:torch.Tensor, # (B, 3, C, C), C = crop
+)->tuple: # warped, straight: (B, 3, S, S) each, S = config['size']
+    "What the networks are given of these pictures, and what they have to restore."
+    return tuple(self.look(x) for x in self.augment.pair(images))
 
-    def look(self,
-        images:torch.Tensor, # (B, 3, C, C)
-    )->torch.Tensor: # (B, 3, S, S)
-        "The part of aligned crops that the networks see."
-        return images[self.window] if self.crop > self.config["size"] else images
+@patch
+def look(self:TwoPeople,
+    images:torch.Tensor, # (B, 3, C, C)
+)->torch.Tensor: # (B, 3, S, S)
+    "The part of aligned crops that the networks see."
+    return images[self.window] if self.crop > self.config["size"] else images
 
-    @property
-    def window(self)->tuple: # of slices
-        "Where that part lies: a square round the middle of the face."
-        side = self.config["size"]
-        left, top = (min(max(round(m * self.crop - side / 2), 0), self.crop - side) for m in FACE_MIDDLE)
-        return ..., slice(top, top + side), slice(left, left + side)
+@patch
+@property
+def window(self:TwoPeople)->tuple: # of slices
+    "Where that part lies: a square round the middle of the face."
+    side = self.config["size"]
+    left, top = (min(max(round(m * self.crop - side / 2), 0), self.crop - side) for m in FACE_MIDDLE)
+    return ..., slice(top, top + side), slice(left, left + side)
 
 # %% ../nbs/31_autoencoder.ipynb #a6cfddab
 def fade(
@@ -337,6 +341,7 @@ def hang(self:TwoPeople, images, picture, mask)->tuple: # picture (B, 3, C, C), 
     where[self.window] = fade(picture.shape[-1]).to(picture) * (1 if mask is None else mask)
     return full, where
 
+# %% ../nbs/31_autoencoder.ipynb #7443c955
 @patch
 def translate(self:TwoPeople,
     images:torch.Tensor, # (B, 3, C, C) in [-1, 1]
