@@ -1,5 +1,7 @@
 "FaceShifter's first stage: the losses against the formulas written out, what each gradient reaches, pairs, resume, the swapper, and one sentence for each wrong input."
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -276,3 +278,15 @@ def test_benchmark_trains_and_goes_on(tmp_path):
         done = subprocess.run([sys.executable, *command.split(), steps, "--out", tmp_path], cwd=Path(__file__).resolve().parents[1], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-500:]
     assert (tmp_path / "score.json").exists() and read_tensors(tmp_path / "last.safetensors", prefix="-")[1]["step"] == 4
+
+
+def test_solutions_of_the_exercises_hold(repo):
+    cells = json.loads((repo / "nbs" / "42_faceshifter.ipynb").read_text())["cells"]
+    prose = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    solutions = re.findall(r"<details>.*?```python\n(.*?)```", prose, re.S)
+    toy = next("".join(c["source"]) for c in cells if "def best_w" in "".join(c["source"])).split("\n\n")[0]
+    assert len(solutions) == prose.count("<details") == 4
+    for code in solutions:
+        names = {"torch": torch, "F": F, **{k: getattr(fs, k) for k in fs.__all__}}
+        assert "assert" in code
+        exec(toy + "\n" + code, names)
