@@ -126,7 +126,7 @@ class FaceShifter(Method):
                "id": "weight of the identity loss", "att": "weight of the attribute loss", "rec": "weight of the reconstruction", "supervised": "weight of the distance to the exact swap, for procedural people; 0: not taught",
                "same": "share of pairs that show one person", "objective": "the adversarial loss, by name", "encoder": "identity encoder: own, facenet or a file", "lr": "learning rate",
                "lr_d": "learning rate of the discriminator, 0: the same", "beta": "memory of Adam's mean gradient; 0 in the original", "decay": "share of the run after which the learning rate falls; 1: never"}
-    presets = {"quick": {"width": 8, "ndf": 16, "lr": .004, "lr_d": .0005, "beta": .5, "decay": .3}, "taught": {"supervised": 10., "id": 0., "att": 0., "rec": 0.}}
+    presets = {"quick": {"width": 8, "ndf": 16, "lr": .004, "lr_d": .0005, "beta": .5, "decay": .3}, "taught": {"supervised": 100., "id": 2., "adv": 0., "att": 0., "rec": 0.}}
     def __init__(self, size:int=64, width:int=16, ndf:int=32, adv:float=1., id:float=5., att:float=10., rec:float=10., supervised:float=0., same:float=.2,
                  objective="hinge", encoder:str="own", lr:float=4e-4, lr_d:float=0., beta:float=0., decay:float=1.):
         objective = get_objective(objective)

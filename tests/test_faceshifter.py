@@ -14,11 +14,11 @@ from common import script
 
 from deepswap import faceshifter as fs
 from deepswap.autoencoder import AlignedPeople, render_aligned
-from deepswap.core import DataError, DeepswapError, UsageError
+from deepswap.core import DataError, DeepswapError, UsageError, write_image
 from deepswap.data import Pairs
 from deepswap.gan import get_objective
 from deepswap.identity import get_encoder, identity_faces
-from deepswap.people import exact_swap
+from deepswap.people import exact_swap, render
 from deepswap.provenance import METHOD_CODES
 from deepswap.swap import get_swapper, swap_face
 from deepswap.train import Trainer, load_method, read_tensors, run
@@ -290,3 +290,16 @@ def test_solutions_of_the_exercises_hold(repo):
         names = {"torch": torch, "F": F, **{k: getattr(fs, k) for k in fs.__all__}}
         assert "assert" in code
         exec(toy + "\n" + code, names)
+
+
+def test_folder_per_person(tmp_path):
+    "Photos, one folder for each person: faces are found, aligned and paired."
+    drawn = render(fs.sample_people(3, "easy", 3, scenes=2), 192).image
+    for k, x in enumerate(drawn):
+        place = tmp_path / f"person {k // 2}"
+        place.mkdir(exist_ok=True)
+        write_image(x, place / f"{k}.png")
+    batch = fs.FaceShifter(**SMALL, same=0.5).loader(tmp_path, 32, 4, 0)[0].make(0)
+    assert batch.same.sum() == 2 and torch.equal(batch.same, batch.source.person == batch.target.person)
+    with pytest.raises(DataError, match="Only procedural"):
+        fs.FaceShifter(**SMALL, supervised=1.0).loader(tmp_path, 32, 4, 0)
