@@ -350,7 +350,7 @@ def run_extract(a):
 TRAINABLE = { # name → module and class, by name, so that the overview imports nothing
     "autoencoder": "train.AutoencoderMethod", "classify": "classify.AttributeMethod", "gan": "gan.GAN", "lsgan": "objectives.LSGAN", "wgan": "objectives.WGAN",
     "cyclegan": "cyclegan.CycleGAN", "progressive": "progressive.ProgressiveCycleGAN",
-    "autoencoder-swap": "autoencoder.AutoencoderSwap", "faceswap": "faceswap_gan.FaceSwapGAN", "identity": "identity.IdentityMethod",
+    "autoencoder-swap": "autoencoder.AutoencoderSwap", "faceswap": "faceswap_gan.FaceSwapGAN", "identity": "identity.IdentityMethod", "faceshifter": "faceshifter.FaceShifter",
     "standout": "standout.StandoutAutoencoder", "standout-gan": "standout.StandoutGAN", "toy-gan": "train.ToyGAN", "point-gan": "gan.PointGAN",
 }
 
