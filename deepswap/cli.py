@@ -181,7 +181,7 @@ With a trained pair as the method (--method RUN) there is no SOURCE:
 
 def _method_arguments(p):
     "Who swaps, and which faces: for pictures and for videos."
-    p.add_argument("--method", default="classical", metavar="M|RUN", help="who swaps: classical (default) needs no training; a folder that `deepswap train` wrote for autoencoder-swap or faceswap")
+    p.add_argument("--method", default="classical", metavar="M|RUN", help="who swaps: classical (default) needs no training; a folder that `deepswap train` wrote for autoencoder-swap, faceswap or faceshifter")
     p.add_argument("--to", choices=("auto", "a", "b"), default="auto", help="of a trained pair: whose face is painted; auto (default) is the other person than the one seen")
     p.add_argument("--face", type=which_face, default="largest", metavar="N|all|largest", help="which face of TARGET: a number counted from the left, all, largest (default), or one (there must be no other)")
     p.add_argument("--source-face", type=which_face, default="one", metavar="N|largest", help="which face of SOURCE; by default there must be exactly one")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SWAPPERS', 'PAIRS', 'get_swapper', 'Photo', 'open_photo', 'swap_face', 'SwapResult', 'check_size', 'open_source',
-           'swap_photo', 'open_pair', 'add_light', 'LitPair']
+           'swap_photo', 'open_pair', 'open_trained', 'add_light', 'LitPair']
 
 # %% ../nbs/51_swap.ipynb #89bf73ef
 import importlib
@@ -43,10 +43,10 @@ def get_swapper(
     "Make a swapper by name or from a run; one that is already made is passed through. Raises `UsageError` or `WeightsError`."
     if isinstance(name, PairSwapper):
         if to == "auto" and not light: return name
-        return (LitPair if light else type(name))(name.model, name.to if to == "auto" else to, name.feather)
+        return (LitPair if light else type(name))(name.model, name.to if to == "auto" else to, name.feather, name.mask)
     named = isinstance(name, str) and name in SWAPPERS
     if isinstance(name, (str, Path)) and not named:
-        if os.path.exists(name): return open_pair(name, device, to, light)
+        if os.path.exists(name): return open_trained(name, device, to, light)
         raise UsageError(f"There is no method called {str(name)!r}, and no run at that place; choose one of: {', '.join(SWAPPERS)}, or give the folder of a trained pair.")
     if to != "auto": raise UsageError(f"The face {to!r} was asked for, but only a trained pair has two to choose from; leave `to` out.")
     if named: return SWAPPERS[name][1](device)
@@ -199,13 +199,35 @@ def open_pair(
     light:bool=False, # keep the target's light, with `LitPair`
 )->PairSwapper:
     "A trained pair as a swapper. Raises `WeightsError` for a file that can't be used, `UsageError` for a method that can't swap."
-    file = find_checkpoint(path)
-    name = read_tensors(file, prefix="no tensor")[1].get("method") # the header alone
+    file, name = _method_of(path)
     if name in PAIRS: importlib.import_module(f"deepswap.{PAIRS[name]}")
     if not issubclass(METHODS.get(str(name), object), TwoPeople):
         raise UsageError(f"{path} holds the method {name!r}, which does not swap two people; give a run of {' or '.join(PAIRS)}.")
-    try: return (LitPair if light else PairSwapper)(load_method(file, device=device), to)
+    return (LitPair if light else PairSwapper)(_loaded(file, name, device), to)
+
+def _method_of(path)->tuple: # checkpoint, name
+    "Which method a run trained; the header alone is read."
+    file = find_checkpoint(path)
+    return file, read_tensors(file, prefix="no tensor")[1].get("method")
+
+def _loaded(file, name, device):
+    "The method with its weights; a `WeightsError` where the constructor does not know what the file says."
+    try: return load_method(file, device=device)
     except (TypeError, ValueError, KeyError) as e: raise WeightsError(f"{file} was written by another version of {name} ({e}); train it again, or use the deepswap that wrote it.") from None
+
+# %% ../nbs/51_swap.ipynb #9bde87eb
+def open_trained(
+    path, # folder that training wrote, or a checkpoint in it
+    device="auto",
+    to:str="auto", light:bool=False, # of a pair, as for `open_pair`
+): # the swapper
+    "Any run that can swap: a pair of people, or a FaceShifter, which takes the face from a source picture."
+    file, name = _method_of(path)
+    if name != "faceshifter": return open_pair(path, device, to, light)
+    if to != "auto": raise UsageError(f"The face {to!r} was asked for, but a FaceShifter takes the face from a source picture; leave `to` out.")
+    return importlib.import_module("deepswap.faceshifter").FaceShifterSwapper(_loaded(file, name, device))
+
+
 
 # %% ../nbs/51_swap.ipynb #b93f4a6d
 def add_light(
@@ -225,6 +247,6 @@ class LitPair(PairSwapper):
     def __call__(self, source, target, source_landmarks=None, target_landmarks=None):
         small = resized(target, self.size)
         to = self.towards(small)
-        swapped, mask = PairSwapper(self.model, to, self.feather)(None, target, None, target_landmarks)
+        swapped, mask = PairSwapper(self.model, to, self.feather, self.mask)(None, target, None, target_landmarks)
         own = self.model.paint(small, "a" if to == "b" else "b")[0]
         return add_light(swapped, resized(own.to(target), target.shape[-1]), target, mask), mask

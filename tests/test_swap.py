@@ -15,7 +15,7 @@ from deepswap.core import DeepswapError, DeviceError, ImageError, NoFaceError, S
 from deepswap.faces import align_photo, find_faces
 from deepswap.people import render, sample_people
 from deepswap.swap import SWAPPERS, LitPair, Photo, add_light, get_swapper, open_pair, open_photo, swap_photo
-from deepswap.train import RingOfGaussians, ToyGAN, Trainer, write_tensors
+from deepswap.train import RingOfGaussians, ToyGAN, Trainer, run, write_tensors
 from test_faces import checked
 
 
@@ -301,6 +301,26 @@ def test_a_swapper_from_a_run(pair):
     assert type(other) is LitPair and other.to == "a" and other.model is s.model and s.to == "b"
     assert get_swapper(s, light=True).to == "b", "what was chosen stays"
     assert open_pair(str(pair)).to == "auto"
+
+
+def test_what_was_chosen_of_a_pair_stays_chosen(pair):
+    s = PairSwapper(get_swapper(pair, "cpu").model, "b", mask="painted")
+    x = torch.rand(1, 3, 16, 16) * 2 - 1
+    for other in (get_swapper(s, to="a"), get_swapper(s, light=True)):
+        assert other.mask == "painted" and torch.equal(other(None, x)[1], s(None, x)[1])
+
+
+def test_a_faceshifter_run_swaps_any_two_photos(people, tmp_path):
+    pytest.importorskip("deepswap.faceshifter")
+    run("faceshifter", "procedural:n=4,scenes=3", 32, 2, 1, device="cpu", out=tmp_path / "run", options={"width": 2, "ndf": 4}, progress=False)
+    s = get_swapper(str(tmp_path / "run"), "cpu")
+    assert s.method == "faceshifter" and s.size == 32
+    r = swap_photo(people[1], people[0], str(tmp_path / "run"), device="cpu")
+    assert r.image.size == people[0].size and np.abs(np.asarray(r.image, float) - np.asarray(people[0], float)).max() > 5
+    with pytest.raises(UsageError, match="from a source picture"):
+        get_swapper(str(tmp_path / "run"), "cpu", to="a")
+    with pytest.raises(UsageError, match="no source picture"):
+        swap_photo(None, people[0], str(tmp_path / "run"))
 
 
 class Bomb:
