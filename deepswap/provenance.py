@@ -19,7 +19,9 @@ import json
 import math
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import uuid
 import warnings
 from dataclasses import dataclass, field
@@ -560,6 +562,17 @@ def _kind_of(source)->str:
     with _opened(source) as f: head = f.read(16); f.seek(0)
     return _format(head)
 
+@contextlib.contextmanager
+def _interrupts_wait():
+    "Ctrl-C waits until native code is done: raised in one of its callbacks it would be lost."
+    if threading.current_thread() is not threading.main_thread(): yield; return
+    asked = []
+    before = signal.signal(signal.SIGINT, lambda *said: asked.append(said))
+    try: yield
+    finally: signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+    if asked and callable(before): before(*asked[0])
+
+@_interrupts_wait()
 def _copy_signed(source, kind:str, out, claim:dict, sources=()):
     "Copy one stream to another with Content Credentials added; `sources` are paths of what it was made from."
     key, chain = _signer_pem()

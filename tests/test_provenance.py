@@ -5,6 +5,7 @@ import io
 import itertools
 import math
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -350,6 +351,25 @@ def write_clip(path, frames, codec="libx264", crf=23, scale=1.0, rate=25):
         for f in frames: c.mux(s.encode(av.VideoFrame.from_ndarray(f, format="rgb24").reformat(s.width, s.height, "yuv420p", interpolation="BICUBIC")))
         c.mux(s.encode(None))
     return path
+
+
+class CtrlC(io.BytesIO):
+    "A picture during whose signing somebody presses Ctrl-C: the native code reads it through a callback."
+    pressed = False
+
+    def readinto(self, buffer):
+        if not self.pressed: signal.raise_signal(signal.SIGINT)
+        self.pressed = True
+        return super().readinto(buffer)
+
+
+def test_ctrl_c_while_signing_is_not_lost(faces):
+    data = io.BytesIO()
+    faces[0].save(data, "PNG")
+    source, before = CtrlC(data.getvalue()), signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        p._copy_signed(source, "image/png", io.BytesIO(), p.manifest("classical"))
+    assert source.pressed and signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.fixture(scope="module")
