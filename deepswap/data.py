@@ -350,6 +350,7 @@ class FolderFaces(FileFaces):
         files, skipped = _pictures(path, deep=True)
         super().__init__(files, size, names=[f.relative_to(path).as_posix() for f in files], skipped=skipped, source=str(path), **kwargs)
 
+# %% ../nbs/03_data.ipynb #49b89909
 class PeopleFolders(FileFaces):
     "A folder per person, named after them."
     def __init__(self,

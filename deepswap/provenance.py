@@ -562,6 +562,7 @@ def _kind_of(source)->str:
     with _opened(source) as f: head = f.read(16); f.seek(0)
     return _format(head)
 
+# %% ../nbs/53_provenance.ipynb #c73d7bee
 @contextlib.contextmanager
 def _interrupts_wait():
     "Ctrl-C waits until native code is done: raised in one of its callbacks it would be lost."
@@ -629,6 +630,7 @@ class Credentials:
     label: str = ""          # where the visible label stands
     problems: tuple = ()     # codes of what does not hold
 
+@_interrupts_wait()
 def read_credentials(
     source, # path, bytes or open file
 ): # Credentials, or None if there are none

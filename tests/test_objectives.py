@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from common import Stop
 
 from deepswap.core import DataError, UsageError, WeightsError
 from deepswap.gan import OBJECTIVES, Discriminator, PointGAN, get_objective
@@ -239,21 +240,12 @@ def test_they_are_registered_with_the_options_they_take():
 @pytest.mark.parametrize("name, options", [("lsgan", {"a": -1., "c": 0.}), ("wgan", {"k": 2}), ("gan", {"objective": "hinge"})])
 def test_three_steps_and_three_more_are_six_to_the_last_bit(tmp_path, name, options):
     whole = train(name, options=options)
-    first = train(name, tmp_path / "run", options=options, callbacks=[StopAt(3)])
+    first = train(name, tmp_path / "run", options=options, callbacks=[Stop(3)])
     assert first.step == 3
     second = train(name, tmp_path / "run", options=options, resume=True)
     assert second.step == 6 and same(weights(second), weights(whole))
     again = load_method(tmp_path / "run", device="cpu")
     assert torch.equal(again.sample(2, seed=1), second.method.sample(2, seed=1)) and again.config == second.method.config
-
-
-class StopAt:
-    def __init__(self, step):
-        self.step = step
-
-    def on_step(self, trainer):
-        if trainer.step == self.step:
-            trainer.request_stop()
 
 
 def test_a_checkpoint_of_other_codes_or_another_method_is_refused(tmp_path):

@@ -363,13 +363,15 @@ class CtrlC(io.BytesIO):
         return super().readinto(buffer)
 
 
-def test_ctrl_c_while_signing_is_not_lost(faces):
+def test_ctrl_c_while_signing_or_reading_is_not_lost(faces):
     data = io.BytesIO()
     faces[0].save(data, "PNG")
-    source, before = CtrlC(data.getvalue()), signal.getsignal(signal.SIGINT)
+    source, signed, before = CtrlC(data.getvalue()), io.BytesIO(), signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        p._copy_signed(source, "image/png", io.BytesIO(), p.manifest("classical"))
-    assert source.pressed and signal.getsignal(signal.SIGINT) is before
+        p._copy_signed(source, "image/png", signed, p.manifest("classical"))
+    with pytest.raises(KeyboardInterrupt):
+        p.read_credentials(CtrlC(signed.getvalue()))
+    assert source.pressed and signal.getsignal(signal.SIGINT) is before and p.read_credentials(signed).method == "classical"
 
 
 @pytest.fixture(scope="module")
