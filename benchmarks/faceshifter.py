@@ -20,10 +20,12 @@ from pathlib import Path
 
 import torch
 
+from deepswap.autoencoder import AlignedPeople
 from deepswap.core import DeepswapError, UsageError, seed_everything, write_json
 from deepswap.data import Faces
 from deepswap.faceshifter import FaceShifter, score_swap, swap_task
 from deepswap.identity import get_encoder, identity_faces
+from deepswap.people import People
 from deepswap.train import Trainer, run
 
 RESULTS = Path(__file__).parent / "results" / "faceshifter.json"
@@ -57,8 +59,19 @@ class Mixed(Faces):
         return out[keep], i[keep]
 
 
+def procedural(sources, size):
+    "Several kinds of procedural people as one, in other styles; nobody is in two of them."
+    kinds, people = [identity_faces(s, size).people for s in sources], 0
+    for k in kinds:
+        k.person = k.person + people
+        people = int(k.person.max()) + 1
+    return AlignedPeople(People.cat(kinds), size, budget_mb=8192)
+
+
 def data_of(sources, size):
-    "What `run` is given: a name or a folder, or several folders as one."
+    "What `run` is given: a name or a folder, or several of them as one."
+    if len(sources) > 1 and all(s.startswith("procedural") for s in sources):
+        return procedural(sources, size)
     return sources[0] if len(sources) == 1 else Mixed([identity_faces(s, size) for s in sources])
 
 
