@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,8 +102,8 @@ def measure(a):
         reading[preset] = {k: {"error": float(e), "constant": float(c)} for k, e, c in zip(reader.NAMES, error, constant)}
     found = {"n": a.n, "reading": reading, "own": scores(reader, a.n)}
     files = [Path(a.shared) / "data/weights" / f"fsanet_{k}.onnx" for k in ("1x1", "var")]
-    if all(f.is_file() for f in files):
-        found["fsanet"] = scores(pose_reader(*files), min(a.n, 200))
+    if all(f.is_file() for f in files) and find_spec("onnxruntime"):
+        found["fsanet"] = scores(pose_reader(*files), min(a.n, 120))
     print(json.dumps(found, indent=1))
     if a.record:
         write_json(found, RECORD)
