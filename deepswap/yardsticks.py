@@ -252,6 +252,7 @@ def fit(self:SceneReader,
 )->SceneReader: # itself, in evaluation mode
     "Solve the linear layer, then learn the bend, and the linear layer a little more."
     torch.manual_seed(seed)
+    self.bend[0].reset_parameters(); nn.init.zeros_(self.bend[2].weight); nn.init.zeros_(self.bend[2].bias)
     (z, truth), g = examples or self.examples(faces, seed), torch.Generator().manual_seed(seed)
     self.solve(z, truth)
     if not steps: return self.eval()
@@ -320,7 +321,6 @@ def _judge(train, is_fake, test, shrink): # (n, D), (n,), (m, D) -> (m,) bool: j
     w = _ridge((train - train.mean(0)) / spread, y - y.mean(), shrink)
     return (((test - middle) / spread) @ w)[:, 0] > 0
 
-# %% ../nbs/44_yardsticks.ipynb #91aed7f9
 def told_apart(
     fa:torch.Tensor, fb:torch.Tensor, # (N, D), (M, D) features
     folds:int=5, # parts; each is judged by a judge that learnt from the others
@@ -352,7 +352,7 @@ def realness(
 def chance_band(
     n:int, # samples that were judged
 )->float: # half width
-    "How far from 0.5 a coin comes in 95 of 100 tests."
+    "How far from 0.5 a coin comes in 95 of 100 tests; a judge by parts scatters a little more, since the parts share what their judges learnt from."
     return 1.96 * math.sqrt(.25 / n)
 
 # %% ../nbs/44_yardsticks.ipynb #b32ff663
@@ -393,7 +393,6 @@ class PoseNetwork:
         run = lambda net: torch.cat([torch.from_numpy(net.run(None, {net.get_inputs()[0].name: v.numpy()})[0]) for v in x.split(1)])
         return torch.stack([run(net) for net in self.nets]).mean(0) * torch.tensor([-1., 1., -1.])  # it counts yaw and roll the other way
 
-# %% ../nbs/44_yardsticks.ipynb #8412b084
 def pose_reader(
     *paths, # of .onnx files, whose answers are averaged
 )->PoseNetwork:
