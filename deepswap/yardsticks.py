@@ -21,12 +21,12 @@ from torch import nn
 
 from .autoencoder import AlignedPeople, render_aligned, resized
 from .classify import SPACE, WEIGHTS, FeatureSpace, frechet_distance, kernel_distance
-from .core import CANONICAL5, DataError, UsageError, WeightsError, patch, pick_device
+from .core import CANONICAL5, UsageError, WeightsError, patch, pick_device
 from .data import quantise
 from .faces import similarity
 from .identity import OWN_SQUARE, FaceFilters, crop_square, new_styles
 from .people import SCENE, Scene, landmarks, sample_people
-from .train import find_checkpoint, load_network, read_tensors, same_randomness, write_tensors
+from .train import load_network, read_tensors, same_randomness, write_tensors
 
 # %% ../nbs/44_yardsticks.ipynb #c78da4f7
 def ssim(
