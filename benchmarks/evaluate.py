@@ -39,7 +39,7 @@ PARTS = ("people", "pair", "photos", "clips")
 PAIR = {  # name -> (steps, batch, method)
     "autoencoder": (500, 16, lambda size, w: AutoencoderSwap(size=size, width=2 * w, code=256, lr=2e-3)),
     "face-swap GAN": (450, 16, lambda size, w: FaceSwapGAN(size=size, width=2 * w, ndf=w, up="shuffle", sigmoid="off", recolour=0.8, mask=True, adv=0.05, lr=3e-3, lr_d=1e-3)),
-    "CycleGAN": (800, 2, lambda size, w: CycleGAN(size=size, ngf=w, blocks=3, ndf=w, layers=2, lr=5e-4)),
+    "CycleGAN": (500, 2, lambda size, w: CycleGAN(size=size, ngf=w, blocks=3, ndf=w, layers=2, lr=5e-4)),
 }
 TAUGHT = {"self-taught": {}, "taught": FaceShifter.presets["taught"]}
 SHORT = {"width": 8, "ndf": 16, "lr": 0.004, "lr_d": 0.0005, "beta": 0.5, "decay": 0.3, "keep": True}  # FaceShifter's quick preset
@@ -160,7 +160,7 @@ def main():
     p.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     p.add_argument("--runs", type=Path, default=Path("runs/evaluate"))
     p.add_argument("--shared", type=Path, default=Path(__file__).resolve().parents[2] / "shared")
-    for name, default in {"pairs": 128, "gallery": 1000, "size": 64, "steps": 600, "train": 512, "train-people": 1500, "width": 16, "photos": 40, "clips": 9, "threads": 1}.items():
+    for name, default in {"pairs": 128, "gallery": 1000, "size": 64, "steps": 400, "train": 512, "train-people": 1500, "width": 16, "photos": 40, "clips": 9, "threads": 1}.items():
         p.add_argument(f"--{name}", type=int, default=default)
     p.add_argument("--fast", action="store_true")
     a = p.parse_args()

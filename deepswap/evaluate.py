@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'FIRST_SEED', 'REFERENCES', 'MEASURES', 'EvalTask', 'crowd', 'evaluation_task', 'strangers',
-           'pair_evaluation', 'judge_encoder', 'retrieval', 'line_up', 'swap_all', 'to_exact', 'what_stayed',
-           'as_a_set', 'standard_encoders', 'measure', 'Report', 'fingerprint', 'open_report', 'evaluate', 'photo_task',
-           'clip_task']
+           'pair_evaluation', 'judge_encoder', 'judge_people', 'retrieval', 'line_up', 'swap_all', 'to_exact',
+           'hidden_face', 'what_stayed', 'as_a_set', 'standard_encoders', 'judges_of', 'measure', 'Report',
+           'fingerprint', 'open_report', 'evaluate', 'photo_task', 'clip_task']
 
 # %% ../nbs/50_evaluate.ipynb #dc65df0c
 import functools
@@ -22,11 +22,11 @@ import torch
 
 from .autoencoder import AlignedPeople, PairTest, flattened, nearer_to_source, pair_task, render_aligned, resized
 from .classify import frechet_distance
-from .core import DataError, ImageError, UsageError, atomic_path, patch, read_image, write_json, write_text
+from .core import DataError, ImageError, UsageError, atomic_path, cache_dir, patch, read_image, write_json, write_text
 from .cyclegan import psnr
 from .data import SUFFIXES, dequantise, quantise, sharpness, video_frames
 from .faces import align_photo, apply_affine, face_mask, find_faces, refine_landmarks
-from .identity import OWN_SQUARE, FaceEncoder, IdentityMethod, get_encoder, new_styles
+from .identity import FaceEncoder, IdentityMethod, get_encoder, new_styles, save_encoder
 from .people import PARTS, People, exact_swap, sample_people
 from .show import PALETTE, figure, show_rows, to_jpeg
 from .tracking import jitter
@@ -150,15 +150,25 @@ def pair_evaluation(
 # %% ../nbs/50_evaluate.ipynb #c370c5d1
 @functools.lru_cache(maxsize=4)
 def judge_encoder(
-    people:int=500, # whom it learns to tell apart
-    scenes:int=6, # pictures of each, half of them hard
+    people:int=700, # whom it learns to tell apart, a multiple of 50
+    scenes:int=6, # pictures of each, all in styles of their own
     seed:int=FIRST_SEED + 7000, # who they are
+    dim:int=32, # numbers in its code; with more it knows people by their hair
 )->FaceEncoder:
-    "Fisher's discriminant of chapter 40, solved anew on people who are in no training set: an encoder that no swapper was trained with."
-    kinds = [new_styles(sample_people(people, preset, seed, max(1, scenes // 2)), seed + k) for k, preset in enumerate(("easy", "hard"))]
-    with torch.random.fork_rng(devices=[]):
-        method = IdentityMethod(size=64).for_data(AlignedPeople(People.cat(kinds), 64))
-    return FaceEncoder(method.encoder, "judge", method.encoder.size, method.encoder.dim, OWN_SQUARE, mirror=True)
+    "Fisher's discriminant of chapter 40, solved anew on people who are in no training set: an encoder that no swapper was trained with. Kept in the cache folder."
+    file = cache_dir("judge") / f"{people}-{scenes}-{seed}-{dim}.safetensors"
+    if not file.exists(): save_encoder(_solved(judge_people(people, scenes, seed), dim), file)
+    return get_encoder(file, "cpu")
+
+def judge_people(people:int, scenes:int, seed:int)->AlignedPeople:
+    "Whom the judge learns from: fifty from easy scenes, fifty from hard ones, and so on."
+    blocks = [new_styles(sample_people(50, ("easy", "hard")[k % 2], seed + k, scenes), seed + 100 + k) for k in range(max(1, people // 50))]
+    for k, b in enumerate(blocks): b.person = b.person + 50 * k
+    return AlignedPeople(People.cat(blocks), 64)
+
+def _solved(faces, dim:int):
+    "A discriminant without the bend, from a data set that knows who is who; torch's dice stay where they were."
+    with torch.random.fork_rng(devices=[]): return IdentityMethod(size=64, width=8, dim=dim, start=len(faces)).for_data(faces).encoder
 
 # %% ../nbs/50_evaluate.ipynb #12060411
 def retrieval(
@@ -166,7 +176,7 @@ def retrieval(
     task:EvalTask, # whose gallery is searched
     encoder:FaceEncoder, # that searches
 )->dict: # shares and cosines
-    "Shares that the encoder names as the source: from the same picture, and from another one of the person; and the mean similarity to source and target."
+    "Shares that the encoder names as the source: from the same picture, and from another one of the person; share more similar to the source than to the target; and the mean similarities."
     code, unknown = encoder.embed(swapped).cpu(), torch.full((len(task.strangers),), -1)
     codes = {k: _codes(task, encoder, k) for k in ("source", "known", "target", "strangers")}
     was = torch.full((len(task),), -1) if task.was is None else task.was
@@ -174,6 +184,8 @@ def retrieval(
         who = torch.cat([task.person, was, unknown])
         return float((who[(code @ torch.cat([codes[ours], codes["target"], codes["strangers"]]).T).argmax(1)] == task.person).float().mean())
     out = {"same picture": named("source"), "to source": float((code * codes["source"]).sum(1).mean()), "to target": float((code * codes["target"]).sum(1).mean())}
+    ours = codes["source" if task.known is None else "known"]
+    out["by code"] = float(((code * ours).sum(1) > (code * codes["target"]).sum(1)).float().mean())
     return out if task.known is None else {"retrieval": named("known")} | out
 
 def _codes(task:EvalTask, encoder, which:str)->torch.Tensor:
@@ -228,8 +240,13 @@ def to_exact(
     out = {"psnr": float(psnr(swapped, exact)), "face": float(psnr(swapped, exact, task.face)), "ssim": float(ssim(swapped, exact).mean()),
            "perceptual": float(perceptual(swapped, exact, space).mean()), "nearer": float(nearer_to_source(swapped, task.exact, task.drawn).float().mean())}
     if task.decoys is not None: out["line-up"] = line_up(swapped, task)
-    covered = (task.drawn.parts == PARTS.index("occluder"))[:, None].float() * task.face
+    covered = hidden_face(task)
     return out | ({"covered": float(psnr(swapped, exact, covered))} if covered.any() else {})
+
+def hidden_face(task:EvalTask)->torch.Tensor: # (N, 1, S, S) 0..1
+    "Where something hides the target's face: the obstacle inside the outline that the five points give."
+    outline = face_mask(task.points[1], task.target.shape[-1]).to(task.target)
+    return (task.drawn.parts == PARTS.index("occluder"))[:, None].float() * outline
 
 # %% ../nbs/50_evaluate.ipynb #29ec9d1b
 def what_stayed(
@@ -272,6 +289,17 @@ def standard_encoders()->dict: # name -> FaceEncoder, the judge first
     "For procedural people: a judge whom no swapper has met, and the encoder that FaceShifter was trained with."
     return {"judge": judge_encoder(), "own": get_encoder("own", "cpu")}
 
+_reader = functools.lru_cache(maxsize=1)(load_reader)
+
+def judges_of(
+    task, # an `EvalTask`, or the name of a protocol
+    encoders:dict=None, reader=None, # given by the caller; None: the task's, or the standard ones
+)->tuple: # {name: encoder}, reader or None
+    "Who judges a task."
+    drawn = not isinstance(task, EvalTask) or task.exact is not None
+    return encoders or getattr(task, "encoders", None) or standard_encoders(), reader or getattr(task, "reader", None) or (_reader() if drawn else None)
+
+# %% ../nbs/50_evaluate.ipynb #ced93800
 def measure(
     swapper, # as for `swap_all`; or the results themselves, (N, 3, S, S)
     task:EvalTask, # from `evaluation_task`, `photo_task` or `clip_task`
@@ -283,15 +311,16 @@ def measure(
     "Swap all pairs of a task and measure the results."
     swapped, seconds = (swapper, None) if isinstance(swapper, torch.Tensor) else swap_all(swapper, task, chunk)
     out = {} if seconds is None else {"ms": 1000 * seconds / len(task)}
-    for name, encoder in (encoders or task.encoders or standard_encoders()).items(): out |= {f"{name}: {k}": v for k, v in retrieval(swapped, task, encoder).items()}
+    encoders, reader = judges_of(task, encoders, reader)
+    for name, encoder in encoders.items(): out |= {f"{name}: {k}": v for k, v in retrieval(swapped, task, encoder).items()}
     if task.exact is not None: out |= to_exact(swapped, task, space)
-    reader = reader or task.reader or (load_reader() if task.exact is not None else None)
     return out | what_stayed(swapped, task, reader) | as_a_set(swapped, task, space)
 
 # %% ../nbs/50_evaluate.ipynb #edfb140f
 REFERENCES = ("untouched", "exact swap") # the floor and the ceiling: lines that are no methods
 MEASURES = { # key of a number -> (title, how it is written, 1: more is better, -1: less)
-    "retrieval": ("found by", "{:.1%}", 1), "same picture": ("found by, same picture", "{:.1%}", 1), "to source": ("similar to the source", "{:.2f}", 1), "to target": ("similar to the target", "{:.2f}", -1),
+    "retrieval": ("found by", "{:.1%}", 1), "same picture": ("found by, same picture", "{:.1%}", 1), "by code": ("nearer to the source by", "{:.1%}", 1),
+    "to source": ("similar to the source", "{:.2f}", 1), "to target": ("similar to the target", "{:.2f}", -1),
     "line-up": ("line-up", "{:.1%}", 1), "nearer": ("nearer to the source", "{:.1%}", 1), "psnr": ("dB", "{:.1f}", 1), "face": ("dB, face", "{:.1f}", 1), "covered": ("dB, what hides it", "{:.1f}", 1), "ssim": ("SSIM", "{:.3f}", 1),
     "perceptual": ("perceptual", "{:.3f}", -1), "pose": ("pose, degrees", "{:.1f}", -1), "expression": ("expression, %", "{:.1f}", -1), "points": ("points, %", "{:.2f}", -1),
     "detail": ("fine detail", "{:.0%}", 0), "jitter": ("jitter", "{:.2f}", -1), "told apart": ("told from real", "{:.0%}", -1), "fid": ("FID", "{:.2f}", -1), "kid": ("KID", "{:.3f}", -1), "ms": ("ms", "{:.0f}", -1)}
@@ -300,7 +329,7 @@ def _about(key:str)->tuple: # title, form, direction
     "What is known of a number, by its key; 'judge: retrieval' is the retrieval by the judge."
     who, _, what = key.rpartition(": ")
     title, form, better = MEASURES[what]
-    return (title.replace("by", f"by {who}") if "by" in title else f"{title}, {who}") if who else title, form, better
+    return (title.replace("by", f"by {who}", 1) if "by" in title else f"{title}, {who}") if who else title, form, better
 
 @dataclass
 class Report:
@@ -458,17 +487,19 @@ def evaluate(
 )->Report:
     "All methods on all protocols. Raises a `DeepswapError` in one sentence; what is measured by then is kept in `out`."
     if not swappers or set(swappers) & set(REFERENCES): raise UsageError(f"The methods are {', '.join(swappers) or 'none'}; give one or more, by names other than {' and '.join(REFERENCES)}.")
-    report, tell = _begin(out, {"n": n, "size": size, "gallery": gallery, "encoders": list(kwargs.get("encoders") or ()), "space": str(kwargs.get("space", "attributes"))}), progress or (lambda f, t: None)
+    report, tell = _begin(out, {"n": n, "size": size, "gallery": gallery, "space": Path(str(kwargs.get("space", "attributes"))).name}), progress or (lambda f, t: None)
     tasks, todo = {getattr(p, "name", p): p for p in ([protocols] if isinstance(protocols, (str, EvalTask)) else protocols)}, ["source", "untouched", *swappers, "exact swap"]
     prints = {k: fingerprint(f) for k, f in swappers.items()}
     for i, (name, task) in enumerate(tasks.items()):
-        missing = [m for m in todo if m != "source" and not report.has(name, m, prints.get(m, ""))]
+        encoders, reader = judges_of(task, kwargs.get("encoders"), kwargs.get("reader"))
+        marks = {m: f"{prints.get(m, '')}/{fingerprint({**encoders, 'reader': reader})}" for m in todo}
+        missing = [m for m in todo if m != "source" and not report.has(name, m, marks[m])]
         if not missing: continue
         tell(i / len(tasks), f"Drawing the pairs of {name}")
         task = task if isinstance(task, EvalTask) else evaluation_task(task, n, size, gallery)
         for j, m in enumerate(missing):
             tell((i + j / len(missing)) / len(tasks), f"Measuring {m} on {name}")
-            _one(report, task, m, swappers.get(m), prints.get(m, ""), kwargs)
+            _one(report, task, m, swappers.get(m), marks[m], kwargs)
             if out: report.save(out)
     report.arrange(list(tasks), todo)
     if out: report.finish(out)

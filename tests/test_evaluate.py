@@ -82,8 +82,7 @@ def test_who_wears_something_meets_a_bare_face():
 
 def test_something_hides_the_face_and_stays_in_the_right_answer(hidden):
     covered = hidden.drawn.parts == PARTS.index("occluder")
-    where = covered[:, None].float() * hidden.face
-    assert (where.sum((1, 2, 3)) > 4).sum() >= 3
+    assert (ev.hidden_face(hidden).sum((1, 2, 3)) > 4).sum() >= 3 and not ev.hidden_face(hidden)[~covered[:, None]].any()
     assert torch.equal(hidden.exact.parts == PARTS.index("occluder"), covered)
 
 
@@ -110,10 +109,21 @@ def test_the_pair_goes_both_ways():
     assert called == [("b", 3), ("a", 3)] and torch.equal(out, t.target)
 
 
+def test_the_line_up_names_the_right_face_only(task):
+    assert ev.line_up(task.exact.image, task) == 1
+    for wrong in (task.target, ev.dequantise(task.decoys[0])):
+        assert ev.line_up(wrong, task) == 0
+    redder = task.exact.image + torch.tensor([0.2, 0.0, -0.1]).view(3, 1, 1) * task.face
+    assert ev.line_up(redder.clamp(-1, 1), task) > 0.7 and task.decoys.shape == (1, 4, 3, 32, 32)
+    assert ev.evaluation_task("normal", 4, 32, 8, decoys=0).decoys is None
+
+
 def test_retrieval_knows_the_source_the_target_and_nobody(task):
     share = lambda x: ev.retrieval(x, task, ENCODERS["judge"])
     assert share(task.source)["same picture"] == 1 and share(task.known)["retrieval"] == 1
-    assert share(task.target) | {"to source": 0} == {"retrieval": 0, "same picture": 0, "to source": 0, "to target": pytest.approx(1, abs=1e-5)}
+    nothing = share(task.target)
+    assert nothing["retrieval"] == nothing["same picture"] == nothing["by code"] == 0 and nothing["to target"] == pytest.approx(1, abs=1e-5)
+    assert share(task.known)["by code"] == 1
     assert share(task.source.roll(1, 0))["same picture"] == 0
     stranger = task.strangers[:1].expand(4, -1, -1, -1)
     assert share(stranger)["retrieval"] == 0
@@ -166,7 +176,7 @@ def test_blur_loses_detail_and_noise_shows_in_the_set(task):
 def test_what_hides_the_face_is_measured_where_there_is_something(task, hidden):
     assert "covered" not in ev.measure(keep, task, **WAYS)
     gone = hidden.target.clone()
-    gone[((hidden.drawn.parts == PARTS.index("occluder"))[:, None] & (hidden.face > 0)).expand_as(gone)] = 1.0
+    gone[(ev.hidden_face(hidden) > 0).expand_as(gone)] = 1.0
     kept, lost = (ev.measure(x, hidden, **WAYS)["covered"] for x in (hidden.exact.image, gone))
     assert kept > 60 > 30 > lost
 
@@ -181,15 +191,17 @@ def test_a_trembling_clip_trembles():
 
 
 def test_the_judge_is_new_and_knows_people():
-    judge = ev.judge_encoder(40, 4)
-    assert judge.name == "judge" and ev.judge_encoder(40, 4) is judge
+    judge = ev.judge_encoder(50, 4)
+    assert judge.dim == 32 and ev.judge_encoder(50, 4) is judge
+    kept = ev.judge_encoder.__wrapped__(50, 4)
+    assert torch.equal(kept.net.linear.weight, judge.net.linear.weight)
     same = ev.crowd("normal", "source", 20, 77, 2)
     from deepswap.autoencoder import render_aligned
 
     codes = judge.embed(render_aligned(same, 64)[0].image)
     assert ((codes[0::2] @ codes[1::2].T).argmax(1) == torch.arange(20)).float().mean() > 0.3
     state = torch.random.get_rng_state()
-    ev.judge_encoder.__wrapped__(4, 2)
+    ev._solved(ev.judge_people(50, 2, 5), 4)
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
