@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['POSE', 'EXPRESSION', 'READER_SQUARES', 'SCENE_READER', 'POSE_PART', 'ssim', 'LayeredSpace', 'SqueezeFeatures',
-           'get_space', 'features_in', 'perceptual', 'kid', 'told_apart', 'realness', 'chance_band', 'scene_truth',
-           'TurnedPeople', 'SceneReader', 'save_reader', 'load_reader', 'pose_error', 'expression_error', 'PoseNetwork',
-           'pose_reader']
+           'get_space', 'features_in', 'perceptual', 'scene_truth', 'TurnedPeople', 'SceneReader', 'save_reader',
+           'load_reader', 'pose_error', 'expression_error', 'told_apart', 'realness', 'chance_band', 'kid',
+           'PoseNetwork', 'pose_reader']
 
 # %% ../nbs/44_yardsticks.ipynb #ffe17eb0
 import functools
@@ -47,7 +47,7 @@ def ssim(
     w = torch.ones_like(s) if where is None else where[..., 5:-5, 5:-5].to(s)
     return (s * w).sum((1, 2, 3)) / w.sum((1, 2, 3)).clamp(min=1e-6)
 
-# %% ../nbs/44_yardsticks.ipynb #f2283c60
+# %% ../nbs/44_yardsticks.ipynb #1adc6370
 class LayeredSpace(FeatureSpace):
     "The attribute network as a feature space that also shows the maps of its layers."
     @torch.no_grad()
@@ -58,6 +58,7 @@ class LayeredSpace(FeatureSpace):
             if isinstance(layer, nn.ReLU): found.append(x)
         return found
 
+# %% ../nbs/44_yardsticks.ipynb #9e3e77b5
 class SqueezeFeatures(nn.Module):
     "SqueezeNet 1.1 as a feature space, from a file of the original Caffe weights (torchvision's names, BGR from 0 to 255)."
     TAPS = (1, 4, 7, 9, 10, 11, 12) # the layers that `maps` shows
@@ -88,7 +89,7 @@ class SqueezeFeatures(nn.Module):
         return torch.cat([self.maps(x)[-1].mean((2, 3)) for x in images.split(batch)])
     def train(self, mode=True): return super().train(False)                   # a yardstick does not stretch
 
-# %% ../nbs/44_yardsticks.ipynb #1adc6370
+# %% ../nbs/44_yardsticks.ipynb #44e86db3
 @functools.lru_cache(maxsize=4)
 def _load_space(name:str, device:str)->nn.Module:
     if name == "attributes": space = LayeredSpace(SPACE)
@@ -104,6 +105,7 @@ def get_space(
     "A feature space by name, loaded once. Distances are comparable only within one space. Raises `WeightsError`."
     return space if isinstance(space, nn.Module) else _load_space(str(space), str(pick_device(device)))
 
+# %% ../nbs/44_yardsticks.ipynb #eb47ab16
 def features_in(
     images:torch.Tensor, # (B, 3, H, W) in [-1, 1], any size
     space="attributes", # as for `get_space`
@@ -111,6 +113,7 @@ def features_in(
     "Features of pictures in a named space."
     return get_space(space, images.device)(images).float().cpu()
 
+# %% ../nbs/44_yardsticks.ipynb #159822ae
 def perceptual(
     a:torch.Tensor, b:torch.Tensor, # (B, 3, H, W) in [-1, 1]
     space="attributes", # as for `get_space`
@@ -122,64 +125,7 @@ def perceptual(
     far = lambda x, y: torch.stack([(unit(p) - unit(q)).square().sum(1).mean((1, 2)) for p, q in zip(space.maps(x), space.maps(y))]).mean(0)
     return torch.cat([far(x, y).cpu() for x, y in zip(a.split(batch), b.split(batch))])
 
-# %% ../nbs/44_yardsticks.ipynb #b32ff663
-def kid(
-    fa:torch.Tensor, fb:torch.Tensor, # (N, D), (M, D) features
-    size:int=100, # samples in a subset
-    subsets:int=50, # how many are drawn of each
-    seed:int=0, # which
-)->tuple: # mean, deviation over the subsets
-    "Kernel distance of many random subsets: its mean has no bias, and its deviation says how sure one may be of one subset."
-    n, g = min(size, len(fa), len(fb)), torch.Generator().manual_seed(seed)
-    pick = lambda f: f[torch.randperm(len(f), generator=g)[:n]]
-    d = torch.tensor([kernel_distance(pick(fa), pick(fb)) for _ in range(subsets)])
-    return float(d.mean()), float(d.std())
-
-# %% ../nbs/44_yardsticks.ipynb #c687cfe4
-def _judge(train, is_fake, test, shrink): # (n, D), (n,), (m, D) -> (m,) bool: judged fake
-    "Ridge regression onto -1 and 1, through whichever matrix is smaller."
-    mean, spread = train.mean(0), train.std(0) + 1e-6
-    x, z, y = (train - mean) / spread, (test - mean) / spread, is_fake.to(train) * 2 - 1
-    y = y - y.mean()
-    n, D = x.shape
-    eye = lambda k: shrink * n * torch.eye(k, dtype=x.dtype)
-    if D <= n: return z @ torch.linalg.solve(x.T @ x + eye(D), x.T @ y) > 0
-    return z @ (x.T @ torch.linalg.solve(x @ x.T + eye(n), y)) > 0
-
-def told_apart(
-    fa:torch.Tensor, fb:torch.Tensor, # (N, D), (M, D) features
-    folds:int=5, # parts; each is judged by a judge that learnt from the others
-    shrink:float=.1, # of the ridge, in variances of a feature
-    paired:bool=False, # row i of both belongs together (a swap and its target), and stays in one part
-    seed:int=0, # of the parts
-)->float: # 0..1: share told right, both sets counted alike; 0.5 is guessing
-    "A linear judge's share of right answers on samples that it has not seen (classifier two-sample test)."
-    if min(len(fa), len(fb)) < 2 * folds: raise UsageError(f"{len(fa)} and {len(fb)} samples are too few for {folds} parts; give {2 * folds} of each or more.")
-    if paired and len(fa) != len(fb): raise UsageError(f"{len(fa)} and {len(fb)} samples can't be pairs; give as many of both.")
-    g = torch.Generator().manual_seed(seed)
-    parts = lambda n: torch.randperm(n, generator=g) % folds
-    pa = parts(len(fa))
-    part, x = torch.cat([pa, pa if paired else parts(len(fb))]), torch.cat([fa, fb]).double().cpu()
-    fake, said = torch.arange(len(x)) < len(fa), torch.zeros(len(x), dtype=torch.bool)
-    for k in range(folds): said[part == k] = _judge(x[part != k], fake[part != k], x[part == k], shrink)
-    right = (said == fake).double()
-    return float(right[fake].mean() + right[~fake].mean()) / 2
-
-def realness(
-    fake:torch.Tensor, real:torch.Tensor, # (N, 3, H, W), (M, 3, H, W) in [-1, 1]
-    space="attributes", # as for `get_space`
-    **kwargs, # for `told_apart`
-)->float: # 0..1: 0.5 where made pictures can't be told from real ones
-    "How well a judge in a named feature space tells made pictures from real ones it has not seen."
-    return told_apart(features_in(fake, space), features_in(real, space), **kwargs)
-
-def chance_band(
-    n:int, # samples that were judged
-)->float: # half width
-    "How far from 0.5 a coin comes in 95 of 100 tests."
-    return 1.96 * math.sqrt(.25 / n)
-
-# %% ../nbs/44_yardsticks.ipynb #93e6532a
+# %% ../nbs/44_yardsticks.ipynb #9bfa67c7
 POSE = ("yaw", "pitch", "roll") # degrees; roll: of the face in its crop, 0 where it is well aligned
 EXPRESSION = ("smile", "mouth_open", "brow_raise", "blink", "gaze_x", "gaze_y")
 _FIELDS = {f.name: f for f in SCENE}
@@ -193,6 +139,7 @@ def scene_truth(
     v[:, 2] = torch.as_tensor(turn).to(v)
     return v
 
+# %% ../nbs/44_yardsticks.ipynb #393fc1b4
 class TurnedPeople(AlignedPeople):
     "Aligned crops of people who all differ, each turned, enlarged and moved a little; `truth` (n, 9) says pose and expression."
     def __init__(self,
@@ -212,6 +159,14 @@ class TurnedPeople(AlignedPeople):
         shift = turned @ (m[:, :, 2:] - middle[:, None]) + middle[:, None] + size * dice[:, 2:, None]
         self.matrix, self.truth = torch.cat([turned @ m[:, :, :2], shift], 2), scene_truth(self.people.scene, dice[:, 0])
     def _draw(self, i): return quantise(render_aligned(self.people[i], self.size, self.matrix[i])[0].image)
+
+# %% ../nbs/44_yardsticks.ipynb #e276c18f
+def _ridge(x, y, shrink): # (n, D) of mean 0, (n, k) -> (D, k)
+    "Ridge regression, through whichever matrix is smaller."
+    n, D = x.shape
+    add = lambda m: m.diagonal().add_(shrink * n) is not None and torch.linalg.cholesky(m)
+    if D <= n: return torch.cholesky_solve(x.T @ y, add(x.T @ x))
+    return x.T @ torch.cholesky_solve(y, add(x @ x.T))
 
 # %% ../nbs/44_yardsticks.ipynb #bfe6fe6d
 READER_SQUARES = (OWN_SQUARE, (.22, .34, .56)) # left, top, side in sides of the crop: the head, and the face from brows to chin
@@ -264,22 +219,21 @@ def examples(self:SceneReader,
         z.append(torch.stack([self.look(_soften(v, g)).half() for v in (x, x.flip(3))], 1))
     return torch.cat(z).flatten(0, 1), torch.stack([faces.truth, faces.truth * flip], 1).flatten(0, 1)
 
+# %% ../nbs/44_yardsticks.ipynb #a74c0827
 @patch
 @torch.no_grad()
 def solve(self:SceneReader,
     z:torch.Tensor, truth:torch.Tensor, # of `examples`
     shrink:float=.03, # of the ridge, in variances
+    most:int=16_000, # rows that are used: their products take all the time
 )->SceneReader: # itself
     "The linear layer, by ridge regression."
-    n, parts = len(z), z.split(2048)
-    self.said_mean.copy_(truth.mean(0)); self.said_spread.copy_(truth.std(0).clamp(min=1e-3))
-    self.seen_mean.copy_(sum(p.float().sum(0) for p in parts) / n)
-    self.seen_spread.copy_((sum((p.float() - self.seen_mean).square().sum(0) for p in parts) / n).sqrt() + 1e-2)
-    gram, cross = shrink * n * torch.eye(z.shape[1]), torch.zeros(z.shape[1], len(self.NAMES))
-    for p, t in zip(parts, truth.split(2048)):
-        p = (p.float() - self.seen_mean) / self.seen_spread
-        gram.addmm_(p.T, p); cross.addmm_(p.T, (t - self.said_mean) / self.said_spread)
-    self.linear.weight.copy_(torch.cholesky_solve(cross, torch.linalg.cholesky(gram)).T)
+    some = torch.linspace(0, len(z) - 1, min(most, len(z))).long()
+    x, y = z[some].float(), truth[some]
+    self.said_mean.copy_(y.mean(0)); self.said_spread.copy_(y.std(0).clamp(min=1e-3))
+    self.seen_mean.copy_(x.mean(0)); self.seen_spread.copy_(x.std(0, unbiased=False) + 1e-2)
+    x.sub_(self.seen_mean).div_(self.seen_spread)
+    self.linear.weight.copy_(_ridge(x, (y - self.said_mean) / self.said_spread, shrink).T)
     return self
 
 # %% ../nbs/44_yardsticks.ipynb #4d14430c
@@ -292,10 +246,11 @@ def fit(self:SceneReader,
     lr:float=1e-3, # the highest of one cycle
     seed:int=0, # of everything random
     each=None, # called with the step and the loss after every step
+    examples:tuple=None, # of `examples`, if they are known already
 )->SceneReader: # itself, in evaluation mode
     "Solve the linear layer, then learn the bend, and the linear layer a little more."
     torch.manual_seed(seed)
-    (z, truth), g = self.examples(faces, seed), torch.Generator().manual_seed(seed)
+    (z, truth), g = examples or self.examples(faces, seed), torch.Generator().manual_seed(seed)
     self.solve(z, truth)
     if not steps: return self.eval()
     groups = [{"params": self.bend.parameters(), "lr": lr, "weight_decay": .1}, {"params": self.linear.parameters(), "lr": lr / 10, "weight_decay": 0.}]
@@ -354,7 +309,63 @@ def expression_error(
     span = torch.tensor([_FIELDS[k].high - _FIELDS[k].low for k in EXPRESSION])
     return ((_said(reader, swapped, "expression") - _said(reader, target, "expression").cpu()).abs() / span).mean(1)
 
-# %% ../nbs/44_yardsticks.ipynb #ef484702
+# %% ../nbs/44_yardsticks.ipynb #51f393a9
+def _judge(train, is_fake, test, shrink): # (n, D), (n,), (m, D) -> (m,) bool: judged fake
+    "A plane between two sets; both count alike, however large they are."
+    middle = (train[is_fake].mean(0) + train[~is_fake].mean(0)) / 2
+    spread, y = train.std(0) + 1e-6, is_fake.to(train)[:, None]
+    w = _ridge((train - train.mean(0)) / spread, y - y.mean(), shrink)
+    return (((test - middle) / spread) @ w)[:, 0] > 0
+
+# %% ../nbs/44_yardsticks.ipynb #91aed7f9
+def told_apart(
+    fa:torch.Tensor, fb:torch.Tensor, # (N, D), (M, D) features
+    folds:int=5, # parts; each is judged by a judge that learnt from the others
+    shrink:float=.1, # of the ridge, in variances of a feature
+    paired:bool=False, # row i of both belongs together (a swap and its target), and stays in one part
+    seed:int=0, # of the parts
+)->float: # 0..1: share told right, both sets counted alike; 0.5 is guessing
+    "A linear judge's share of right answers on samples that it has not seen (classifier two-sample test)."
+    if min(len(fa), len(fb)) < 2 * folds: raise UsageError(f"{len(fa)} and {len(fb)} samples are too few for {folds} parts; give {2 * folds} of each or more.")
+    if paired and len(fa) != len(fb): raise UsageError(f"{len(fa)} and {len(fb)} samples can't be pairs; give as many of both.")
+    g = torch.Generator().manual_seed(seed)
+    parts = lambda n: torch.randperm(n, generator=g) % folds
+    pa = parts(len(fa))
+    part, x = torch.cat([pa, pa if paired else parts(len(fb))]), torch.cat([fa, fb]).double().cpu()
+    fake, said = torch.arange(len(x)) < len(fa), torch.zeros(len(x), dtype=torch.bool)
+    for k in range(folds): said[part == k] = _judge(x[part != k], fake[part != k], x[part == k], shrink)
+    right = (said == fake).double()
+    return float(right[fake].mean() + right[~fake].mean()) / 2
+
+# %% ../nbs/44_yardsticks.ipynb #cd7b1628
+def realness(
+    fake:torch.Tensor, real:torch.Tensor, # (N, 3, H, W), (M, 3, H, W) in [-1, 1]
+    space="attributes", # as for `get_space`
+    **kwargs, # for `told_apart`
+)->float: # 0..1: 0.5 where made pictures can't be told from real ones
+    "How well a judge in a named feature space tells made pictures from real ones it has not seen."
+    return told_apart(features_in(fake, space), features_in(real, space), **kwargs)
+
+def chance_band(
+    n:int, # samples that were judged
+)->float: # half width
+    "How far from 0.5 a coin comes in 95 of 100 tests."
+    return 1.96 * math.sqrt(.25 / n)
+
+# %% ../nbs/44_yardsticks.ipynb #b32ff663
+def kid(
+    fa:torch.Tensor, fb:torch.Tensor, # (N, D), (M, D) features
+    size:int=100, # samples in a subset
+    subsets:int=50, # how many are drawn of each
+    seed:int=0, # which
+)->tuple: # mean, deviation over the subsets
+    "Kernel distance of many random subsets: its mean has no bias, and its deviation says how sure one may be of one subset."
+    n, g = min(size, len(fa), len(fb)), torch.Generator().manual_seed(seed)
+    pick = lambda f: f[torch.randperm(len(f), generator=g)[:n]]
+    d = torch.tensor([kernel_distance(pick(fa), pick(fb)) for _ in range(subsets)])
+    return float(d.mean()), float(d.std())
+
+# %% ../nbs/44_yardsticks.ipynb #fcf3c131
 POSE_PART = (.05, .05, .9, .9) # the part of our crops on which FSA-Net reads the yaw of procedural people best: left, top, width, height
 
 class PoseNetwork:
@@ -379,6 +390,7 @@ class PoseNetwork:
         run = lambda net: torch.cat([torch.from_numpy(net.run(None, {net.get_inputs()[0].name: v.numpy()})[0]) for v in x.split(1)])
         return torch.stack([run(net) for net in self.nets]).mean(0) * torch.tensor([-1., 1., -1.])  # it counts yaw and roll the other way
 
+# %% ../nbs/44_yardsticks.ipynb #8412b084
 def pose_reader(
     *paths, # of .onnx files, whose answers are averaged
 )->PoseNetwork:
