@@ -5,7 +5,7 @@ python benchmarks/evaluate.py --record --only pair       one part; the others st
 python benchmarks/evaluate.py --fast                     seconds, prints the tables, writes nothing
 
 people   the protocols normal, cross-skin, cross-attribute and occluded; classical swap, FaceShifter as it comes with the package, and with HEAR-Net; beside them two
-         FaceShifters trained here for the same short time, one by itself and one by the exact swap
+         small FaceShifters trained here with the same steps, one by itself and one by the exact swap
 pair     an autoencoder, a face-swap GAN and a CycleGAN trained here on one pair of people, and those who need no training, both ways
 photos   the London set of ../shared/data (--shared): neutral sources, smiling targets; judged by a MobileFaceNet and, where onnxruntime is installed, by FSA-Net
 clips    talking heads of ../shared/data, each with the next one's face, judged by the same
@@ -80,19 +80,19 @@ def shipped(a):
 
 
 def short(a):
-    "Two FaceShifters of the same size and the same number of steps: by themselves, and by the exact swap."
+    "Two small FaceShifters with the same networks, data and number of steps: taught by themselves, and by the exact swap."
     faces, out, about = None, {}, {}
     for name, more in TAUGHT.items():
         seed_everything(0)
 
         def loader(method):
             nonlocal faces
-            faces = faces or identity_faces(f"procedural:n={a.train_people},scenes=3,preset=easy", a.size)
-            return method.loader(faces, a.size, 16, 0)[0]
+            faces = faces or identity_faces(f"procedural:n={a.train_people},scenes=4,preset=easy", a.small)
+            return method.loader(faces, a.small, 16, 0)[0]
 
-        title = f"FaceShifter, {name}, {a.steps} steps"
-        method, seconds = trained(f"short {name} {a.steps}", FaceShifter(size=a.size, **SHORT | more), loader, a.steps, a.runs, ema=0.99, precision="bf16")
-        out[title], about[title] = FaceShifterSwapper(method), {"processor seconds": seconds, "people": a.train_people}
+        title = f"FaceShifter, {name}, {a.small} px"
+        method, seconds = trained(f"short {name} {a.steps}", FaceShifter(size=a.small, **SHORT | more), loader, a.steps, a.runs, ema=0.99)
+        out[title], about[title] = FaceShifterSwapper(method), {"processor seconds": seconds, "people": a.train_people, "steps": a.steps}
     return out, about
 
 
@@ -160,7 +160,7 @@ def main():
     p.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     p.add_argument("--runs", type=Path, default=Path("runs/evaluate"))
     p.add_argument("--shared", type=Path, default=Path(__file__).resolve().parents[2] / "shared")
-    for name, default in {"pairs": 128, "gallery": 1000, "size": 64, "steps": 400, "train": 512, "train-people": 1500, "width": 16, "photos": 40, "clips": 9, "threads": 1}.items():
+    for name, default in {"pairs": 128, "gallery": 1000, "size": 64, "small": 32, "steps": 600, "train": 512, "train-people": 256, "width": 16, "photos": 40, "clips": 9, "threads": 1}.items():
         p.add_argument(f"--{name}", type=int, default=default)
     p.add_argument("--fast", action="store_true")
     a = p.parse_args()

@@ -22,7 +22,7 @@ import torch
 
 from .autoencoder import AlignedPeople, PairTest, flattened, nearer_to_source, pair_task, render_aligned, resized
 from .classify import frechet_distance
-from .core import DataError, ImageError, UsageError, atomic_path, cache_dir, patch, read_image, write_json, write_text
+from .core import DataError, ImageError, UsageError, atomic_path, budget, cache_dir, patch, read_image, write_json, write_text
 from .cyclegan import psnr
 from .data import SUFFIXES, dequantise, quantise, sharpness, video_frames
 from .faces import align_photo, apply_affine, face_mask, find_faces, refine_landmarks
@@ -287,7 +287,7 @@ def as_a_set(
 @functools.lru_cache(maxsize=1)
 def standard_encoders()->dict: # name -> FaceEncoder, the judge first
     "For procedural people: a judge whom no swapper has met, and the encoder that FaceShifter was trained with."
-    return {"judge": judge_encoder(), "own": get_encoder("own", "cpu")}
+    return {"judge": judge_encoder(*budget((50, 2), (700, 6))), "own": get_encoder("own", "cpu")}
 
 _reader = functools.lru_cache(maxsize=1)(load_reader)
 
