@@ -153,7 +153,7 @@ def judge_encoder(
     people:int=700, # whom it learns to tell apart, a multiple of 50
     scenes:int=6, # pictures of each, all in styles of their own
     seed:int=FIRST_SEED + 7000, # who they are
-    dim:int=32, # numbers in its code; with more it knows people by their hair
+    dim:int=32, # numbers in its code; few, for it has few pictures to learn from
 )->FaceEncoder:
     "Fisher's discriminant of chapter 40, solved anew on people who are in no training set: an encoder that no swapper was trained with. Kept in the cache folder."
     file = cache_dir("judge") / f"{people}-{scenes}-{seed}-{dim}.safetensors"
