@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,8 +102,8 @@ def measure(a):
         reading[preset] = {k: {"error": float(e), "constant": float(c)} for k, e, c in zip(reader.NAMES, error, constant)}
     found = {"n": a.n, "reading": reading, "own": scores(reader, a.n)}
     files = [Path(a.shared) / "data/weights" / f"fsanet_{k}.onnx" for k in ("1x1", "var")]
-    if all(f.is_file() for f in files):
-        found["fsanet"] = scores(pose_reader(*files), min(a.n, 200))
+    if all(f.is_file() for f in files) and find_spec("onnxruntime"):
+        found["fsanet"] = scores(pose_reader(*files), min(a.n, 120))
     print(json.dumps(found, indent=1))
     if a.record:
         write_json(found, RECORD)
@@ -112,7 +113,7 @@ if __name__ == "__main__":
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("what", choices=("train", "measure"))
     p.add_argument("--pictures", type=int, default=24_000)
-    p.add_argument("--steps", type=int, default=3000)
+    p.add_argument("--steps", type=int, default=1500)
     p.add_argument("--batch", type=int, default=256)
     p.add_argument("--lr", type=float, default=1e-3)
     p.add_argument("--n", type=int, default=500, help="pictures of each measurement")

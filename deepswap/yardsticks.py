@@ -177,20 +177,22 @@ class SceneReader(nn.Module):
     def __init__(self,
         squares:tuple=READER_SQUARES, # which parts of the crop it sees
         hidden:int=36, # units of the bend
+        dropout:float=.3, # share of what it sees that is left out in each training step
     ):
         super().__init__()
-        self.config, self.filters = {"squares": [list(s) for s in squares], "hidden": hidden}, FaceFilters(48)
-        length, n = len(squares) * FaceFilters.CHANNELS * FaceFilters.PLACES ** 2, len(self.NAMES)
+        self.config, self.filters = {"squares": [list(s) for s in squares], "hidden": hidden, "dropout": dropout}, FaceFilters(48)
+        self.drop, length, n = nn.Dropout(dropout), len(squares) * FaceFilters.CHANNELS * FaceFilters.PLACES ** 2, len(self.NAMES)
         self.linear, self.bend = nn.Linear(length, n), nn.Sequential(nn.Linear(length, hidden), nn.GELU(), nn.Linear(hidden, n))
         nn.init.zeros_(self.linear.weight); nn.init.zeros_(self.linear.bias); nn.init.zeros_(self.bend[2].weight); nn.init.zeros_(self.bend[2].bias)
         for k, m in (("seen", length), ("said", n)): self.register_buffer(f"{k}_mean", torch.zeros(m)); self.register_buffer(f"{k}_spread", torch.ones(m))
+        self.eval()
 
     @torch.no_grad()
     def look(self, images): # (B, 3, S, S) -> (B, 4950): what needs no learning
         x = images.to(self.said_mean.device)
         return torch.cat([self.filters(crop_square(x, s, 48)).flatten(1) for s in self.config["squares"]], 1)
     def answer(self, z): # (B, 4950) -> (B, 9), in standard deviations
-        z = (z.float() - self.seen_mean) / self.seen_spread
+        z = self.drop((z.float() - self.seen_mean) / self.seen_spread)
         return self.linear(z) + self.bend(z)
     @torch.no_grad()
     def forward(self, images, batch=256): # (B, 3, S, S) house-aligned crops in [-1, 1], any side -> (B, 9) in degrees and the scene's units
@@ -253,9 +255,10 @@ def fit(self:SceneReader,
     (z, truth), g = examples or self.examples(faces, seed), torch.Generator().manual_seed(seed)
     self.solve(z, truth)
     if not steps: return self.eval()
-    groups = [{"params": self.bend.parameters(), "lr": lr, "weight_decay": .1}, {"params": self.linear.parameters(), "lr": lr / 10, "weight_decay": 0.}]
+    groups = [{"params": self.bend.parameters(), "lr": lr, "weight_decay": .3}, {"params": self.linear.parameters(), "lr": lr / 10, "weight_decay": 0.}]
     opt = torch.optim.AdamW(groups)
     plan = torch.optim.lr_scheduler.OneCycleLR(opt, [lr, lr / 10], steps, pct_start=.1)
+    self.train()
     for step in range(1, steps + 1):
         i = torch.randint(len(z), (batch,), generator=g)
         loss = F.smooth_l1_loss(self.answer(z[i]), (truth[i] - self.said_mean) / self.said_spread, beta=.5)
