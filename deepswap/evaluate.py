@@ -287,7 +287,7 @@ def as_a_set(
 @functools.lru_cache(maxsize=1)
 def standard_encoders()->dict: # name -> FaceEncoder, the judge first
     "For procedural people: a judge whom no swapper has met, and the encoder that FaceShifter was trained with."
-    return {"judge": judge_encoder(*budget((50, 2), (700, 6))), "own": get_encoder("own", "cpu")}
+    return {"judge": judge_encoder(*budget((50, 2), (700, 6))), "teacher": get_encoder("own", "cpu")}
 
 _reader = functools.lru_cache(maxsize=1)(load_reader)
 
