@@ -1,6 +1,7 @@
 "The one table: who meets whom, retrieval that can say no, measures against the right answer, a report that goes on where it stopped, real pictures, and one sentence for each wrong input."
 
 import json
+import re
 
 import pytest
 import torch
@@ -382,3 +383,16 @@ def test_the_benchmark_runs(tmp_path, repo):
     out = bench.merged(old, new, "pair", {"name": 1})
     assert [x["method"] for x in out.lines] == ["x", "z"] and out.about["pair"]["pairs"] == 4
     assert json.dumps(out.to_json())
+
+
+def test_solutions_of_the_exercises_hold(repo):
+    cells = json.loads((repo / "nbs" / "50_evaluate.ipynb").read_text())["cells"]
+    prose = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    solutions = re.findall(r"<details>.*?```python\n(.*?)```", prose, re.S)
+    assert len(solutions) == prose.count("<details") == 4
+    toys = "\n".join("".join(c["source"]).partition("\nfor ")[0] for c in cells if "def found(" in "".join(c["source"]))
+    task = ev.evaluation_task("normal", 20, 64, 40, decoys=3)
+    names = {**vars(ev), "task": task, "judges": {"judge": ev.judge_encoder(50, 2)}, "reader": ev.load_reader()}
+    exec(toys, names)
+    for code in solutions:
+        exec(code, names)
