@@ -117,14 +117,14 @@ class HEARNet(nn.Module):
         nn.init.zeros_(self.last.weight)                                       # nothing learned, nothing changed
         nn.init.constant_(self.last.bias, -3. if out == "gate" else 0.)
 
+# %% ../nbs/43_hear.ipynb #8d762394
 @patch
 def drawn(self:HEARNet,
     swap:torch.Tensor, error:torch.Tensor, # (B, 3, size, size) each
 )->torch.Tensor: # (B, 3 or 1, size, size), before `out` makes a picture of it
     "Down, keeping what passes; up, joined with what was kept; at the end beside the input itself."
-    seen = torch.cat([swap, error], 1)
-    if seen.shape[1:] != (6, self.size, self.size): raise UsageError(f"The swap has shape {tuple(swap.shape)} and the error {tuple(error.shape)}; this network takes (B, 3, {self.size}, {self.size}) of both.")
-    x, kept = seen, []
+    if not swap.shape[1:] == error.shape[1:] == (3, self.size, self.size): raise UsageError(f"The swap has shape {tuple(swap.shape)} and the error {tuple(error.shape)}; this network takes (B, 3, {self.size}, {self.size}) of both.")
+    x, kept = (seen := torch.cat([swap, error], 1)), []
     for down in self.down: kept.append(x := down(x))
     for k, up in enumerate(self.up): x = up(torch.cat([x, kept[-1 - k]], 1) if k else x)
     return self.last(torch.cat([x, seen], 1))
@@ -181,6 +181,7 @@ class HearLoader(PairLoader):
         self.stores = [PixelStore(n, faces.size, room) for _ in range(3 if taught else 2)]
     def partners(self, target, same, generator): return super().partners(target, same, generator) if self.sources is None else self.sources[target]
 
+# %% ../nbs/43_hear.ipynb #b898eb45
 @patch
 def make(self:HearLoader, position:int): # HearPairs, or None at the end
     "The pairs at a place in the stream, with their swaps."
