@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .autoencoder import AlignedPeople, render_aligned, resized
+from .autoencoder import AlignedPeople, render_aligned, resized, where_to_paste
 from .classify import WEIGHTS
 from .core import DataError, UsageError, WeightsError, patch, pick_device
 from .cyclegan import psnr
 from .data import Pairs, PairLoader, PixelStore, dequantise, quantise
-from .faceshifter import FACESHIFTER, FaceShifter, FaceShifterSwapper, SwapTask, face_identity_loss, load_faceshifter, reconstruction_loss, score_swap
+from .faceshifter import FACESHIFTER, FaceShifter, FaceShifterSwapper, SwapTask, face_identity_loss, load_faceshifter, reconstruction_loss, score_swap, where_changed
 from .identity import identity_faces, new_styles
 from .layers import ConvBlock, activation
 from .norms import norm_layer
@@ -218,7 +218,7 @@ class Hear(Method):
                "same": "share of pairs that show one person; 0.5 in the paper", "occluders": "share of procedural targets that have an occluder", "lr": "learning rate", "decay": "share of the run after which it falls; 1: never",
                "keep": "each target keeps its source, and all is drawn once; takes 9 bytes a pixel and picture"}
     presets = {"paper": {"out": "paint", "rec": 1.}, "taught": {"out": "gate", "supervised": 100., "chg": 0., "rec": 0.}}
-    def __init__(self, size:int=64, faceshifter=FACESHIFTER, width:int=16, out:str="add", id:float=1., chg:float=1., rec:float=20., supervised:float=0.,
+    def __init__(self, size:int=64, faceshifter=FACESHIFTER, width:int=16, out:str="add", id:float=1., chg:float=1., rec:float=10., supervised:float=0.,
                  same:float=.5, occluders:float=.5, lr:float=2e-3, decay:float=.5, keep:bool=True):
         named = "given" if isinstance(faceshifter, FaceShifter) else str(faceshifter)
         super().__init__(size=size, faceshifter=named, width=width, out=out, id=id, chg=chg, rec=rec, supervised=supervised, same=same, occluders=occluders, lr=lr, decay=decay, keep=keep)
@@ -288,16 +288,32 @@ def preview(self:Hear, batch):
 # %% ../nbs/43_hear.ipynb #4302c33f
 @patch
 @torch.no_grad()
+def look(self:Hear,
+    of, # what of the network is asked: itself, or its `drawn`
+    *inputs:torch.Tensor, # (B, 3, size, size) each
+)->torch.Tensor: # as it comes
+    "The second network in evaluation mode."
+    was, where = self.net.training, next(self.net.parameters()).device
+    self.net.eval()
+    try: return of(*(x.to(where) for x in inputs)).float()
+    finally: self.net.train(was)
+
+@patch
+def gate(self:Hear,
+    swap:torch.Tensor, error:torch.Tensor, # (B, 3, size, size) each
+)->torch.Tensor: # (B, 1, size, size): 0 keeps the swap, 1 the target
+    "Where the target comes through."
+    if self.net.out != "gate": raise UsageError(f"This network was made to {self.net.out} and has no gate.")
+    return self.look(self.net.drawn, swap, error).sigmoid()
+
+@patch
 def restore(self:Hear,
     swap:torch.Tensor, # (B, 3, size, size) in [-1, 1]
     error:torch.Tensor, # (B, 3, size, size), from `heuristic_error`
     target:torch.Tensor, # (B, 3, size, size) in [-1, 1]
 )->torch.Tensor: # (B, 3, size, size) in [-1, 1]
-    "The swap with what was lost, in evaluation mode."
-    was, where = self.net.training, next(self.net.parameters()).device
-    self.net.eval()
-    try: return self.net(*(x.to(where) for x in (swap, error, target))).float().clamp(-1, 1)
-    finally: self.net.train(was)
+    "The swap with what was lost."
+    return self.look(self.net, swap, error, target).clamp(-1, 1)
 
 @patch
 def swap(self:Hear,
@@ -316,12 +332,26 @@ class HearSwapper(FaceShifterSwapper):
     def __init__(self,
         hear:Hear, # trained
         feather:float=.06, # soft edge of the mask in crop sides
-        mask:str="outline", # where: in the 'outline' of the target's face, or in the whole 'crop'
+        mask:str="changed", # where: as for `FaceShifterSwapper`
         share:float=1., # of the source's identity
     ):
         if not isinstance(hear, Hear): raise UsageError(f"A {type(hear).__name__} is no HEAR-Net; give one, from `load_hear` say.")
         super().__init__(hear.faceshifter, feather, mask, share)
-        self.model = hear
+        self.hear = hear
+    def __call__(self,
+        source:torch.Tensor, # (B, 3, H, H) aligned crops of any side, or one for all
+        target:torch.Tensor, # (B, 3, H, H) aligned crops of any side
+        source_landmarks=None, # not looked at: the crop is aligned
+        target_landmarks:torch.Tensor=None, # (B, 5, 2) pixels of the crop; None: the canonical ones
+    )->tuple: # swapped (B, 3, H, H), mask (B, 1, H, H) 0..1
+        "The sources' faces in these crops, and where. Behind an open gate nothing is pasted: the target stays as sharp as it is."
+        if source is None: raise UsageError("FaceShifter takes the face from a source picture; give one.")
+        small, large = resized(target, self.size), lambda x: resized(x.to(target), target.shape[-1])
+        swap, error = self.model.swap(source, target, self.share).to(target), heuristic_error(self.model, target)
+        place = where_to_paste(target, target_landmarks, self.feather, self.mask == "outline")
+        if self.mask == "changed": place = place * large(where_changed(swap, small - error))
+        if self.hear.net.out == "gate": return large(swap).clamp(-1, 1), place * (1 - large(self.hear.gate(swap, error)))
+        return large(self.hear.restore(swap, error, small)).clamp(-1, 1), place
 
 # %% ../nbs/43_hear.ipynb #ce793d92
 HEAR = "deepswap-hear-v1" # in deepswap/weights
