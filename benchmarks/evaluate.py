@@ -131,7 +131,7 @@ def judges(a):
 def photos(a, tell):
     "Consented photographs: neutral faces into smiling pictures of others."
     london = a.shared / "data" / "london"
-    task = photo_task(london / "neutral", others=london / "smiling", n=a.photos, size=128, more=a.shared / "data" / "faker256", **judges(a))
+    task = photo_task(london / "neutral", others=london / "smiling", n=a.photos, size=128, **judges(a))
     about = {"pairs": len(task), "gallery": 2 * len(task) + len(task.strangers), "size": 128, "pose": getattr(task.reader, "name", None)}
     return evaluate(shipped(a), [task], out=a.runs / "table-photos", progress=tell, space=a.shared / "data" / "weights" / "squeezenet11_caffe_features.safetensors"), about
 
@@ -139,8 +139,8 @@ def photos(a, tell):
 def clips(a, tell):
     "Talking heads."
     files = sorted((a.shared / "data" / "video").glob("*.mpg"))[: a.clips]
-    task = clip_task(files, every=5, size=128, **judges(a))
-    about = {"frames": len(task), "clips": len(files), "size": 128, "every": 5, "pose": getattr(task.reader, "name", None)}
+    task = clip_task(files, every=10, size=128, **judges(a))
+    about = {"frames": len(task), "clips": len(files), "size": 128, "every": 10, "pose": getattr(task.reader, "name", None)}
     return evaluate(shipped(a), [task], out=a.runs / "table-clips", progress=tell), about
 
 
