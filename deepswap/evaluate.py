@@ -397,7 +397,7 @@ def plot(self:Report,
 ): # the figure
     "A panel for each number, a line for each method, a dot for each protocol; floor and ceiling are grey."
     protocols = list(protocols or self.protocols)
-    keys = list(keys or [k for k in self.main_keys(protocols[0]) if k.rpartition(": ")[2] not in ("same picture", "psnr", "covered", "ssim", "kid", "ms", "detail")])[:8]
+    keys = list(keys or [k for k in self.main_keys(protocols[0]) if k.rpartition(": ")[2] not in ("same picture", "by code", "psnr", "covered", "ssim", "fid", "kid", "ms", "detail")])[:8]
     methods = list(dict.fromkeys(m for p in protocols for m in self.numbers(p)))
     cols = min(4, len(keys))
     fig, axes = figure(math.ceil(len(keys) / cols), cols, width=9, height=(.24 * len(methods) + .75) * math.ceil(len(keys) / cols), sharey=True, alt="The table as dots: " + "; ".join(_about(k)[0] for k in keys))
