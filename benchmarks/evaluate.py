@@ -150,7 +150,8 @@ def merged(old, new, part, about):
     old.lines = [x for x in old.lines if x["protocol"] not in there] + new.lines
     old.about[part] = about | {"machine": machine(pick_device("cpu")), "protocols": new.protocols, "pairs": about.get("pairs", new.settings["n"])}
     old.settings = {k: v for k, v in new.settings.items() if k in ("n", "size", "gallery")} if part == "people" else old.settings
-    old.arrange([*PROTOCOLS, "photos", "clips"], [x["method"] for x in old.lines])
+    first = ["untouched", "classical", "FaceShifter", "FaceShifter + HEAR"]
+    old.arrange([*PROTOCOLS, "photos", "clips"], first + [m for m in dict.fromkeys(x["method"] for x in old.lines) if m not in (*first, "exact swap")])
     return old
 
 
