@@ -156,6 +156,7 @@ def judge_encoder(
     dim:int=32, # numbers in its code; few, for it has few pictures to learn from
 )->FaceEncoder:
     "Fisher's discriminant of chapter 40, solved anew on people who are in no training set: an encoder that no swapper was trained with. Kept in the cache folder."
+    if people < 50 or scenes < 2: raise UsageError(f"The judge was to learn from {people} people in {scenes} pictures each; give 50 or more, and 2 pictures or more.")
     file = cache_dir("judge") / f"{people}-{scenes}-{seed}-{dim}.safetensors"
     if not file.exists(): save_encoder(_solved(judge_people(people, scenes, seed), dim), file)
     return get_encoder(file, "cpu")

@@ -203,7 +203,7 @@ def test_the_judge_is_new_and_knows_people():
     codes = judge.embed(render_aligned(same, 64)[0].image)
     assert ((codes[0::2] @ codes[1::2].T).argmax(1) == torch.arange(20)).float().mean() > 0.2
     state = torch.random.get_rng_state()
-    ev._solved(ev.judge_people(50, 1, 5), 4)
+    ev._solved(ev.judge_people(50, 2, 5), 4)
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
@@ -306,6 +306,7 @@ def test_figures_are_drawn_and_described(task):
         (lambda: ev.evaluation_task("nobody"), UsageError, "choose one of normal"),
         (lambda: ev.evaluation_task("normal", 1), UsageError, "2 pairs or more"),
         (lambda: ev.evaluation_task("normal", 8, gallery=10), UsageError, "gallery of 16"),
+        (lambda: ev.judge_encoder(50, 1), UsageError, "2 pictures or more"),
         (lambda: ev.evaluate({}), UsageError, "give one or more"),
         (lambda: ev.evaluate({"untouched": keep}), UsageError, "names other than"),
         (lambda: ev.open_report("nowhere"), DataError, "no report of an evaluation"),
