@@ -1,6 +1,6 @@
 """The one table: all swappers of the house on unseen people, on a pair of people, and on photographs and clips where those are at hand.
 
-python benchmarks/evaluate.py --record                   everything, about forty minutes on one core; writes benchmarks/results/evaluate.json
+python benchmarks/evaluate.py --record                   everything, about twenty minutes of one core; writes benchmarks/results/evaluate.json
 python benchmarks/evaluate.py --record --only pair       one part; the others stay as they are. Parts: people pair photos clips
 python benchmarks/evaluate.py --fast                     seconds, prints the tables, writes nothing
 
@@ -148,7 +148,7 @@ def merged(old, new, part, about):
     "The record with one part in place of the older one."
     there = set(new.protocols)
     old.lines = [x for x in old.lines if x["protocol"] not in there] + new.lines
-    old.about[part] = about | {"machine": machine(pick_device("cpu")), "protocols": new.protocols, "pairs": about.get("pairs", new.settings["n"])}
+    old.about[part] = about | {"machine": machine(pick_device("cpu")), "protocols": new.protocols, "pairs": about.get("pairs", about.get("frames", new.settings["n"]))}
     old.settings = {k: v for k, v in new.settings.items() if k in ("n", "size", "gallery")} if part == "people" else old.settings
     first = ["untouched", "classical", "FaceShifter", "FaceShifter + HEAR"]
     old.arrange([*PROTOCOLS, "photos", "clips"], first + [m for m in dict.fromkeys(x["method"] for x in old.lines) if m not in (*first, "exact swap")])
