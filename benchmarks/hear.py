@@ -123,9 +123,9 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("part", nargs="?", default="all", choices=("blind", "ship", "shipped", "all"))
     p.add_argument("--out", default=str(Path(tempfile.gettempdir()) / "deepswap-hear"), help="folder of the runs")
-    for name, default in {"steps": 300, "people": 150, "width": 16, "pairs": 96}.items():
+    for name, default in {"steps": 600, "people": 150, "width": 16, "pairs": 96}.items():
         p.add_argument(f"--{name}", type=int, default=default)
-    p.add_argument("--id", type=float, default=Hear(32, FaceShifter(32, width=2, ndf=4)).config["id"])
+    p.add_argument("--id", type=float, default=1.0, help="weight of the identity loss")
     a = p.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)

@@ -80,9 +80,9 @@ def score_occluded(
     task:OccludedTask, # from `occluded_task`
     encoder, # a `FaceEncoder`
 )->dict: # numbers
-    "The scores of `score_swap`, and dB to the right answer in the occluder and everywhere else."
+    "The scores of `score_swap`, and dB to the right answer in the occluder (None where there is none) and everywhere else."
     at = {"occluder": task.where, "elsewhere": 1 - task.where}
-    return score_swap(swapped, task, encoder) | {k: float(psnr(swapped, task.exact.image, v)) for k, v in at.items()}
+    return score_swap(swapped, task, encoder) | {k: float(psnr(swapped, task.exact.image, v)) if v.any() else None for k, v in at.items()}
 
 # %% ../nbs/43_hear.ipynb #bb150d27
 def heuristic_error(

@@ -94,7 +94,8 @@ def test_task_and_scores_know_where_the_occluder_is(task):
     lost = task.exact.image * (1 - task.where)
     assert hr.score_occluded(lost, task, encoder)["occluder"] < 15 < 60 < hr.score_occluded(lost, task, encoder)["elsewhere"]
     assert (task.where.sum((1, 2, 3)) > 0).float().mean() > 0.8 and set(task.where.unique().tolist()) == {0.0, 1.0}
-    assert hr.occluded_task(6, 32, share=0.0).where.sum() == 0
+    clear = hr.occluded_task(6, 32, share=0.0)
+    assert clear.where.sum() == 0 == clear.kind.sum() and hr.score_occluded(clear.target.image, clear, encoder)["occluder"] is None
 
 
 def test_heuristic_error_is_the_target_minus_its_self_swap(stage1, task):
