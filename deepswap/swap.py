@@ -122,8 +122,9 @@ def in_crop(matrix:torch.Tensor, landmarks)->torch.Tensor: # (2, 3), (5, 2) -> (
 
 def takes_landmarks(swapper)->bool:
     "A swapper that is two lines long need not take them."
-    try: return len(inspect.signature(swapper).parameters) >= 4
-    except ValueError: return False  # a function written in C does not say
+    try: found = inspect.signature(swapper).parameters.values()
+    except ValueError: return False  # a function written in C need not say
+    return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in found) >= 4
 
 # %% ../nbs/51_swap.ipynb #3f692387
 def open_shipped(

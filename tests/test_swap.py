@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from deepswap.autoencoder import AutoencoderSwap, PairSwapper
+from deepswap.autoencoder import AutoencoderSwap, PairSwapper, resized
 from deepswap.classical import ClassicalSwapper, blur, rgb_to_lab
 from deepswap.cyclegan import psnr
 from deepswap.core import DeepswapError, DeviceError, ImageError, NoFaceError, SeveralFacesError, UsageError, WeightsError, to_pil, write_image
@@ -461,7 +461,8 @@ def test_a_glance_is_mean_and_spread_of_the_coarse_maps(shipped):
     with torch.no_grad(): maps = shipped.model.attributes(x)[:2]
     seen = glance(shipped, x)
     assert torch.allclose(seen, torch.cat([f for m in maps for f in (m.mean((2, 3)), m.flatten(2).std(2, correction=0))], 1), atol=1e-5)
-    assert torch.allclose(glance(shipped, torch.nn.functional.interpolate(x, (128, 128)))[:, :4], seen[:, :4], atol=0.1), "crops of any side"
+    large = torch.nn.functional.interpolate(x, (128, 128), mode="bilinear")
+    assert torch.equal(glance(shipped, large), glance(shipped, resized(large, 64))), "crops of any side"
     assert not torch.isnan(glance(network(), x)).any()
 
 
@@ -491,7 +492,7 @@ def test_the_share_reaches_the_network(by_light, people):
     assert swap_photo(known[0], unknown[1], auto, share=0.5).note.endswith("The share of the source was left out.")
     for method in ("classical", "none", lambda s, t: (t, t[:, :1])):
         with pytest.raises(UsageError, match="only a FaceShifter can mix"): swap_photo(*people[:2], method, share=0.5)
-    for share in (-0.1, 1.5, "half", True, float("nan")):
+    for share in (-0.1, 1.5, "half", False, float("nan")):
         with pytest.raises(UsageError, match="from 0 to 1"): swap_photo(*people[:2], auto, share=share)
 
 
