@@ -592,7 +592,7 @@ def test_faces_to_decide_by(frames, tmp_path):
 def test_a_faceshifter_paints_a_clip_in_its_own_colours(clip, source, tmp_path):
     s = FaceShifterSwapper(FaceShifter(size=32, width=2, ndf=4))
     red = torch.tensor([0.7, -0.6, -0.6])[:, None, None]
-    s.model.swap = lambda a, b, share=1.: (b if a is b else red.expand(len(b), 3, *b.shape[-2:])).contiguous()
+    s.model.swap = lambda a, b, share=1.: b if a is b else red.expand(len(b), 3, *b.shape[-2:]).clone()
     r = swap(source, clip, tmp_path / "out.mp4", s, label=False)
     assert inspect(r.path).credentials.method == "faceshifter" and r.swapped == 24
     x = pixels(r.path)[12].astype(int)
