@@ -570,7 +570,7 @@ def test_odd_faces_give_a_picture_or_a_sentence(shared, people, file, method):
         assert r.image.size == r.target.image.size and r.method in ("faceshifter", "hear", "classical") and len(r.note) < 300
         assert all(bool(torch.isfinite(x).all()) for x in (*r.crops[0], *r.masks)), "no holes"
         changed = (np.asarray(r.image) != np.asarray(r.target.image)).any(2)
-        assert 0.0005 < changed.mean() < 0.5
+        assert 0.0005 < changed.mean() < 0.8
 
 
 @pytest.mark.parametrize("method", ["auto", "faceshifter"])

@@ -576,7 +576,7 @@ def test_auto_decides_once_for_the_clip(clip, source, tmp_path):
     r = swap(source, clip, tmp_path / "a.mp4", known)
     assert r.note == "" and difference(pixels(r.path)[7], pixels(swap(source, clip, tmp_path / "b.mp4").path)[7]) == 0
     assert known.asked == [(1, 1, None, 2)], "once, about a frame of each second; the middle one counts"
-    r = swap(source, clip, tmp_path / "c.mp4", unknown, size=64)
+    r = swap(source, clip, tmp_path / "c.mp4", unknown, size=64, label=False)
     assert r.note == "It was left to another." and r.swapped == 24 and len(unknown.asked) == 1 and unknown.asked[0][2] == 64
     assert difference(pixels(r.path)[7], pixels(clip)[7]) < 2
 
