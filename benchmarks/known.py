@@ -47,7 +47,7 @@ What the shipped FaceShifter is used to: mean, spread and {directions} principal
 | photographs that count as known | {photographs:.1%} |
 | pairs of a drawn face and a photograph in the right order | {separates:.1%}; by the dB of the face swapped with itself {plain:.1%} |
 | limits | measured on upright portraits of good quality; a photograph in poor light may pass for a drawing, and a drawing with a rare hat for a photograph. It says nothing about who may be swapped. |
-| licence | as the rest of deepswap |
+| licence | Apache-2.0, as the rest of the repository |
 """
 LONDON, GENERATED = "London portraits", "generated portraits"
 
