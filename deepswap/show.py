@@ -182,7 +182,7 @@ def plot_losses(
     ax=None, # matplotlib axes to draw into; None: a new figure
 ): # the figure
     "Loss curves: the raw readings pale, the smoothed line over them, in the colour of the network they belong to."
-    fig, ax = figure(height=2.6) if ax is None else (ax.figure, ax)
+    wide, (fig, ax) = ax is None, figure(height=2.6) if ax is None else (ax.figure, ax)
     columns, spare = loss_columns(history, names), iter(_SPARE * 9)
     used = set()
     for name, (steps, values) in columns.items():
@@ -193,7 +193,7 @@ def plot_losses(
         ax.plot(steps, smooth(values, memory), color=color, label=f"{name} {smooth(values, memory)[-1]:.3g}" if values else name)
     ax.set(xlabel="step", ylabel="loss", yscale="log" if log else "linear")
     if title: ax.set_title(title)
-    if columns: ax.legend(ncols=min(4, len(columns)))
+    if columns: ax.legend(ncols=min(4, len(columns)) if wide else 1)
     else: ax.text(.5, .5, "no steps yet", ha="center", va="center", transform=ax.transAxes, color=PALETTE["grey"])
     if hasattr(fig, "alt"): fig.alt = fig.alt or "Loss curves: " + (", ".join(f"{n} from {v[0]:.2g} to {v[-1]:.2g}" for n, (_, v) in columns.items() if v) or "none yet")
     return fig
