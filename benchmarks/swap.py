@@ -86,7 +86,7 @@ def london(shared, pairs, size, swapper, seed=0):
     }
 
 
-def speed(threads, times=15):
+def speed(threads, times=5):
     "Milliseconds of one swap of 256 px crops: the median, the quickest, and the load of the machine."
     torch.set_num_threads(threads)
     s, t = render(sample_people(2, seed=3), 256).image.split(1)
