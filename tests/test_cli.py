@@ -76,7 +76,7 @@ def test_help_imports_nothing_heavy():
 
 
 def test_overview_names_every_command(capsys):
-    assert list(cli.COMMANDS) == ["lab", "demo", "people", "extract", "train", "sample", "swap", "video", "inspect"]
+    assert list(cli.COMMANDS) == ["lab", "demo", "people", "extract", "train", "sample", "swap", "video", "evaluate", "inspect"]
     assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out
     assert all(f"  {n} " in out for n in cli.COMMANDS) and "exit codes" in out
@@ -100,7 +100,7 @@ def test_version(capsys):
     (["swap", "a", "b", "-o", "c.png", "--fac", "1"], ["not an option"]), (["swap", "a", "b", "-o", "c.png", "--face", "left"], ["no choice of face"]),
     (["swap", "a", "b", "-o", "c.png", "--face", "0"], ["no choice of face"]), (["swap", "a", "b", "-o", "c.png", "--label-place", "centre"], ["bottom-right"]),
     (["swap", "a", "b", "-o", "c.png", "--source-face", "all"], ["--source-face"]),
-    (["people", "--out", "x", "--people", "0"], ["from 1"]), (["people", "--out", "x", "--size", "9999"], ["16 to 2048"]), (["people", "--out", "x", "--seed", "-1"], ["from 0 up"]),
+    (["swap", "a", "b", "-o", "c.png", "--share", "1.5"], ["from 0 to 1"]), (["people", "--out", "x", "--people", "0"], ["from 1"]), (["people", "--out", "x", "--size", "9999"], ["16 to 2048"]), (["people", "--out", "x", "--seed", "-1"], ["from 0 up"]),
     (["people"], ["--out"]), (["people", "--preset", "medium", "--out", "x"], ["easy"]), (["train", "autoencodr", "--out", "x"], ["Did you mean 'autoencoder'?"]),
     (["lab", "--port", "0"], ["from 1 to 65535"]), (["demo", "--port", "x"], ["not a whole number"]), (["inspect"], ["FILE"])])
 def test_wrong_words(capsys, tmp_path, monkeypatch, argv, says):
@@ -120,7 +120,7 @@ def test_label_places_are_those_of_provenance():
 def test_swap_then_inspect(capsys, pictures, tmp_path):
     for name in ("out.png", "out.jpg"):
         out = tmp_path / name
-        argv = ["swap", pictures / "anna.png", pictures / "ben.png", "-o", out]
+        argv = ["swap", pictures / "anna.png", pictures / "ben.png", "-o", out, "--method", "classical"]
         assert cli.main([str(a) for a in argv]) == 0
         said = capsys.readouterr()
         assert said.err == "" and "1 face swapped (classical" in said.out
@@ -223,7 +223,9 @@ def test_two_london_photos(capsys, tmp_path, shared):
     out = tmp_path / "out.jpg"
     run = lambda *w: subprocess.run([sys.executable, "-c", "import sys; from deepswap.cli import main; sys.exit(main())", *map(str, w)], capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
     r = run("swap", a, b, "-o", out)
-    assert r.returncode == 0 and r.stderr == "", r.stderr
+    assert r.returncode == 0 and "(classical" in r.stdout, r
+    assert len(r.stderr.splitlines()) == 1 and "note: The classical swap was used, since the network does not know faces like that of the" in r.stderr
+    assert run("swap", a, b, "-o", out, "--method", "classical").stderr == ""
     assert run("inspect", out).returncode == 0
     r = run("inspect", b)
     assert r.returncode == 1 and r.stderr == ""
@@ -498,9 +500,9 @@ def test_sample_of_a_pair_finds_the_face(capsys, pair, pictures, tmp_path, monke
 def test_video_both_ways(capsys, clip, pair, pictures, tmp_path):
     from deepswap.data import video_frames
     out, before = tmp_path / "out.mp4", clip.read_bytes()
-    assert cli.main(["video", "--source", str(pictures / "ben.png"), "--target", str(clip), "--out", str(out)]) == 0
+    assert cli.main(["video", "--source", str(pictures / "ben.png"), "--target", str(clip), "--out", str(out), "--method", "classical"]) == 0
     said = capsys.readouterr()
-    assert "9 of 9 frames swapped" in said.out and said.err == ""
+    assert "9 of 9 frames swapped (classical, " in said.out and said.err == ""
     assert cli.main(["inspect", str(out)]) == 0
     said = capsys.readouterr().out
     assert "this video is synthetic" in said and "method classical" in said
@@ -538,13 +540,13 @@ def test_video_options_arrive(clip, tmp_path, monkeypatch):
         raise KeyboardInterrupt
     real = video.swap_video
     monkeypatch.setattr(video, "swap_video", swap_video)
-    words = "--method run --to a --face 2 --source-face largest --size 64 --device cpu --every 3 --batch 2 --side-by-side --quality 30 --no-sound --no-label --restart".split()
+    words = "--method run --to a --face 2 --source-face largest --size 64 --device cpu --every 3 --batch 2 --side-by-side --quality 30 --no-sound --no-label --restart --share 0.4".split()
     assert cli.main(["video", "--source", "a.png", "--target", str(clip), "--out", str(tmp_path / "x.mov"), *words]) == 130
     got = calls[0]
     progress = got.pop("progress")
     progress(0.5, "half")
     assert got == {"source": "a.png", "target": str(clip), "out": tmp_path / "x.mov", "swapper": "run", "to": "a", "face": 2, "source_face": "largest", "size": 64, "device": "cpu", "every": 3,
-                   "batch": 2, "side_by_side": True, "quality": 30, "sound": False, "label": False, "resume": False}
+                   "batch": 2, "side_by_side": True, "quality": 30, "sound": False, "label": False, "resume": False, "share": 0.4}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
@@ -575,6 +577,44 @@ def test_a_real_clip(capsys, tmp_path, shared):
     assert cli.main(short) == 0
     assert "3 faces from 3 pictures" in capsys.readouterr().out
     assert cli.main(["inspect", str(clips[0])]) == 1
+
+
+# ---- evaluate
+
+def test_evaluate_prints_a_table_and_signs_the_sheet(capsys, tmp_path):
+    from deepswap.provenance import read_credentials
+    words = ["evaluate", "--methods", "classical", "none", "--pairs", "2", "--gallery", "4", "--out", str(tmp_path / "table"), "--device", "cpu"]
+    assert cli.main(words) == 0
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert said.err == "" and lines[0].startswith("| normal | ") and [x.split(" | ")[0].strip("| *") for x in lines[2:5]] == ["untouched", "classical", "exact swap"]
+    assert {"evaluate.json", "tables.md", "plot.jpg", "sheet-normal.jpg"} <= set(listing(tmp_path / "table")) and "table: evaluate.json, tables.md, plot.jpg and 1 contact sheet" in lines[-1]
+    assert read_credentials(tmp_path / "table/sheet-normal.jpg").ours
+    before = (tmp_path / "table/evaluate.json").read_bytes()
+    assert cli.main(words) == 0 and (tmp_path / "table/evaluate.json").read_bytes() == before, "what is measured is not measured again"
+    capsys.readouterr()
+    fails(capsys, [*words[:5], "3", *words[6:7], "6", *words[8:]], "give another folder")
+
+
+def test_evaluate_options_arrive(capsys, tmp_path, monkeypatch):
+    from deepswap import evaluate
+    calls = []
+    def stop(*args, **kw): calls.append((args, kw)); raise KeyboardInterrupt
+    monkeypatch.setattr(evaluate, "evaluate", stop)
+    monkeypatch.setattr(evaluate, "photo_task", lambda *args: ("photos", args))
+    words = "evaluate --methods classical none --pairs 7 --gallery 99 --device cpu".split()
+    assert cli.main([*words, "--protocol", "occluded", "cross-skin"]) == 130
+    (swappers, protocols, n), kw = calls[0]
+    assert list(swappers) == ["classical"] and callable(swappers["classical"]) and (protocols, n, kw["gallery"], kw["out"]) == (["occluded", "cross-skin"], 7, 99, None)
+    assert cli.main([*words, "--photos", "people", "--encoder", "net", "--pose", "a.onnx", "b.onnx"]) == 130
+    assert calls[1][0][1] == [("photos", ("people", "net", None, ["a.onnx", "b.onnx"], 7))], "photographs alone, unless a protocol is named"
+
+
+def test_evaluate_refuses(capsys, pair, tmp_path):
+    for words, says in ((["--methods", "clasical"], "clasical"), (["--methods", pair], "is a trained pair"), (["--encoder", "net.safetensors"], "give them with --photos"), (["--protocol", "hard"], "invalid choice"),
+                        (["--pairs", "1"], "from 2"), (["--methods", "classical", "--photos", tmp_path], "need an encoder"), (["--methods", "classical", "--photos", tmp_path, "--encoder", tmp_path / "net.safetensors"], "net.safetensors"),
+                        (["--methods", "classical", "--pairs", "4", "--gallery", "4"], "gallery")):
+        fails(capsys, ["evaluate", *words], says)
 
 
 # ---- sample

@@ -257,7 +257,7 @@ def test_swapper_in_a_photo(task):
     source, target = (Image.effect_noise((90, 90), 40).convert("RGB") for _ in range(2))
     face = Face(np.array([15.0, 15, 75, 75]), (CANONICAL5 * 60 + 15).numpy(), 1.0)
     out, crops, mask = swap_face(target, face, source, face, fs.FaceShifterSwapper(fs.FaceShifter(**SMALL)), device="cpu")
-    assert out.size == (90, 90) and crops[2].shape == (1, 3, 32, 32) and out.getpixel((0, 0)) == target.getpixel((0, 0))
+    assert out.size == (90, 90) and crops[2].shape == (1, 3, 64, 64) and out.getpixel((0, 0)) == target.getpixel((0, 0))
 
 
 def test_scores_know_the_exact_swap_from_the_untouched_target(task):

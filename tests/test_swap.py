@@ -1,5 +1,6 @@
 "Photo in, photo out: results, choices, and what bad input gets."
 
+import json
 import os
 import pickle
 import zlib
@@ -9,12 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from deepswap.autoencoder import AutoencoderSwap, PairSwapper
+from deepswap.autoencoder import AutoencoderSwap, PairSwapper, resized
 from deepswap.classical import ClassicalSwapper, blur, rgb_to_lab
+from deepswap.cyclegan import psnr
 from deepswap.core import DeepswapError, DeviceError, ImageError, NoFaceError, SeveralFacesError, UsageError, WeightsError, to_pil, write_image
 from deepswap.faces import align_photo, find_faces
-from deepswap.people import render, sample_people
-from deepswap.swap import SWAPPERS, LitPair, Photo, add_light, get_swapper, open_pair, open_photo, swap_photo
+from deepswap.people import exact_swap, render, sample_people
+from deepswap import swap as module
+from deepswap.aei import AEINet
+from deepswap.faceshifter import FACESHIFTER, FaceShifter, FaceShifterSwapper, save_faceshifter
+from deepswap.swap import (SWAPPERS, Acquaintance, AutoSwapper, LitPair, Photo, add_light, get_swapper, glance, open_acquaintance, open_auto, open_pair, open_photo, open_shipped,
+                           save_acquaintance, swap_photo, takes_landmarks)
 from deepswap.train import RingOfGaussians, ToyGAN, Trainer, run, write_tensors
 from test_faces import checked
 
@@ -37,7 +43,7 @@ def group(people):
 
 def test_swap_changes_the_face_and_nothing_else(people):
     a, b, _ = people
-    r = swap_photo(a, b)
+    r = swap_photo(a, b, "classical")
     before, after = np.asarray(b).astype(int), np.asarray(r.image).astype(int)
     assert r.image.size == b.size and r.image.mode == "RGB" and r.note == "" and r.seconds > 0
     changed = np.abs(before - after).max(2) > 0
@@ -317,7 +323,7 @@ def test_a_faceshifter_run_swaps_any_two_photos(people, tmp_path):
     assert s.method == "faceshifter" and s.size == 32
     r = swap_photo(people[1], people[0], str(tmp_path / "run"), device="cpu")
     assert r.image.size == people[0].size and np.abs(np.asarray(r.image, float) - np.asarray(people[0], float)).max() > 5
-    with pytest.raises(UsageError, match="from a source picture"):
+    with pytest.raises(UsageError, match="only a trained pair has two"):
         get_swapper(str(tmp_path / "run"), "cpu", to="a")
     with pytest.raises(UsageError, match="no source picture"):
         swap_photo(None, people[0], str(tmp_path / "run"))
@@ -372,3 +378,251 @@ def test_added_light_is_the_blurred_difference_in_lab():
     moved = rgb_to_lab(add_light(painted, own, target, one)) - rgb_to_lab(painted)
     expected = blur(rgb_to_lab(target) - rgb_to_lab(own), 3.2)
     assert (moved - expected).abs().mean() < 0.2 and moved.abs().mean() > 0.3
+
+
+# ---- a network for any two people, and auto ----
+
+class Painter(FaceShifter):
+    "Paints every face red, and gives back what it is to swap with itself. What its attribute encoder sees is how bright a crop is."
+    def swap(self, source, target, share=1.): return resized(target, 32) if source is target else torch.tensor(RED)[:, None, None].expand(len(target), 3, 32, 32).clone()
+
+
+def brightness(x): return [x.mean((1, 2, 3), keepdim=True), torch.zeros(len(x), 1, 1, 1), torch.full((len(x), 9, 4, 4), torch.nan)]
+
+
+def network():
+    made = Painter(size=32, width=2, ndf=4)
+    made.attributes.forward = brightness
+    return FaceShifterSwapper(made)
+
+
+# usual is a brightness of 0, and 0.2 more or less is the most that may be strange; no direction is usual
+USED_TO = Acquaintance(torch.zeros(4), torch.tensor([0.1, 1, 1, 1]), torch.zeros(0, 4), limit=1.)
+
+
+@pytest.fixture()
+def by_light(people):
+    "Two pictures that the network knows and two that it does not."
+    faces = [find_faces(im) for im in people[:2]]
+    light = [float(align_photo(im, f[0].landmarks, 32)[0].mean()) for im, f in zip(people, faces)]
+    known = Acquaintance(torch.tensor([np.mean(light), 0, 0, 0]).float(), torch.ones(4), torch.zeros(0, 4), limit=0.03)
+    dark = [im.point(lambda v: v // 8) for im in people[:2]]
+    auto = AutoSwapper(network(), ClassicalSwapper(device="cpu"), known)
+    return auto, [Photo(im, f, "the picture") for im, f in zip(people, faces)], [Photo(im, f, "the picture") for im, f in zip(dark, faces)]
+
+
+def test_auto_takes_the_network_where_it_knows_both_faces(by_light):
+    auto, known, unknown = by_light
+    r = swap_photo(known[0], known[1], auto)
+    assert r.method == "faceshifter" and r.note == "" and (middle(r.image, r.faces[0]) - torch.tensor(RED)).abs().max() < 0.03
+    plain = swap_photo(known[0], unknown[1], "classical")
+    assert plain.method == "classical" and plain.note == ""
+    for a, b, says in ((known[0], unknown[1], "like that of the target ("), (unknown[0], known[1], "like that of the source ("), (unknown[0], unknown[1], "like that of the source (")):
+        r = swap_photo(a, b, auto)
+        assert r.method == "classical" and r.note.startswith("The classical swap was used") and says in r.note and r.note.endswith("may be strange in a face.") and ("and that of the target" in r.note) == (a is unknown[0] and b is unknown[1])
+        assert r.crops[0][0].shape[-1] > 100, "at the photo's own resolution"
+        if b is unknown[1] and a is known[0]: assert np.array_equal(np.asarray(r.image), np.asarray(plain.image))
+
+
+def test_one_face_that_is_not_known_decides_for_all(by_light):
+    auto, known, unknown = by_light
+    both = open_photo(Image.fromarray(np.concatenate([np.asarray(p.image) for p in (known[1], known[0])], 1)))
+    assert swap_photo(known[0], both, auto, face="all").method == "faceshifter"
+    half = np.array(both.image)
+    half[:, :256] //= 8
+    mixed = Photo(Image.fromarray(half), both.faces, "the picture")
+    r = swap_photo(known[0], mixed, auto, face="all")
+    assert r.method == "classical" and "that of the target" in r.note and len(r.faces) == 2
+
+
+def test_auto_and_a_size(by_light):
+    auto, known, _ = by_light
+    assert swap_photo(known[0], known[1], auto, size=32).method == "faceshifter"
+    r = swap_photo(known[0], known[1], auto, size=96)
+    assert r.method == "classical" and "works at 32 pixels, not at 96" in r.note and r.crops[0][0].shape[-1] == 96
+
+
+def test_what_is_strange_lies_in_no_usual_direction():
+    g = torch.Generator().manual_seed(0)
+    usual = torch.randn(300, 2, generator=g) @ torch.tensor([[3., 0, 0, 1], [0, 2, 0, 0]]) + 0.01 * torch.randn(300, 4, generator=g) + 5
+    known = Acquaintance.learn(usual, keep=2)
+    assert torch.allclose(known.basis @ known.basis.T, torch.eye(2), atol=1e-5)
+    along, across = usual[:1] + torch.tensor([[9., 0, 0, 3]]), usual[:1] + torch.tensor([[0., 0, 1, 0]])
+    assert known.strangeness(along) < 5 * known.strangeness(usual).max() < known.strangeness(across)
+    known.limit = 2.
+    half = known.strangeness(across)
+    known.limit = 1.
+    assert torch.allclose(known.strangeness(across), 2 * half)
+    assert USED_TO.strangeness(torch.tensor([[0.2, 0, 0, 0]])) == pytest.approx(1)
+
+
+def test_a_glance_is_mean_and_spread_of_the_coarse_maps(shipped):
+    x = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad(): maps = shipped.model.attributes(x)[:2]
+    seen = glance(shipped, x)
+    assert torch.allclose(seen, torch.cat([f for m in maps for f in (m.mean((2, 3)), m.flatten(2).std(2, correction=0))], 1), atol=1e-5)
+    large = torch.nn.functional.interpolate(x, (128, 128), mode="bilinear")
+    assert torch.equal(glance(shipped, large), glance(shipped, resized(large, 64))), "crops of any side"
+    assert not torch.isnan(glance(network(), x)).any()
+
+
+def test_an_acquaintance_belongs_to_its_network(tmp_path):
+    a, file = network(), tmp_path / "known.safetensors"
+    save_acquaintance(USED_TO, file, a)
+    read = open_acquaintance(file, a)
+    assert read.limit == 1 and torch.equal(read.mean, USED_TO.mean) and torch.equal(read.scale, USED_TO.scale) and torch.equal(read.basis, USED_TO.basis)
+    with pytest.raises(WeightsError, match="belongs to another network"): open_acquaintance(file, network())
+    write_tensors(file, {"x": torch.zeros(1)}, {})
+    with pytest.raises(WeightsError, match="does not say what a network is used to"): open_acquaintance(file, a)
+
+
+def test_without_an_acquaintance_auto_does_not_ask(by_light, tmp_path, monkeypatch):
+    auto, known, _ = by_light
+    r = swap_photo(known[0], known[1], AutoSwapper(auto.network, auto.other, "It is lost."))
+    assert r.method == "classical" and r.note == "The classical swap was used: It is lost."
+    (tmp_path / f"{FACESHIFTER}.safetensors").symlink_to(module.WEIGHTS / f"{FACESHIFTER}.safetensors")
+    monkeypatch.setattr(module, "WEIGHTS", tmp_path)
+    assert "There is no checkpoint" in swap_photo(known[0], known[1]).note
+
+
+def test_the_share_reaches_the_network(by_light, people):
+    auto, known, unknown = by_light
+    half = get_swapper(auto, share=0.5)
+    assert half.network.share == 0.5 and half.network.model is auto.network.model and auto.network.share == 1 and half.known is auto.known
+    assert swap_photo(known[0], unknown[1], auto, share=0.5).note.endswith("The share of the source was left out.")
+    for method in ("classical", "none", lambda s, t: (t, t[:, :1])):
+        with pytest.raises(UsageError, match="only a FaceShifter can mix"): swap_photo(*people[:2], method, share=0.5)
+    for share in (-0.1, 1.5, "half", False, float("nan")):
+        with pytest.raises(UsageError, match="from 0 to 1"): swap_photo(*people[:2], auto, share=share)
+
+
+def test_who_takes_landmarks():
+    assert takes_landmarks(ClassicalSwapper()) and takes_landmarks(network()) and not takes_landmarks(lambda s, t: (t, t)) and not takes_landmarks(print)
+
+
+# ---- the network that is shipped ----
+
+@pytest.fixture(scope="module")
+def shipped():
+    return open_shipped("cpu")
+
+
+def drawn_pairs(n, seed=940_001, **scene):
+    p = sample_people(2 * n, "easy", seed=seed)
+    p.scene = p.scene.replace(zoom=0.65, **scene)
+    s, t = p[torch.arange(n)], p[torch.arange(n, 2 * n)]
+    return [[to_pil(x) for x in render(k, 256).image] for k in (s, t, exact_swap(s, t))]
+
+
+def test_it_is_better_than_nothing_and_than_the_classical_swap(shipped):
+    gains = []
+    for s, t, exact in zip(*drawn_pairs(4)):
+        r, c = swap_photo(s, t, shipped), swap_photo(s, t, "classical")
+        score = [float(psnr(*(align_photo(im, r.faces[0].landmarks, 128)[0] for im in (x, exact)))) for x in (r.image, c.image, t)]
+        gains.append([score[0] - score[1], score[0] - score[2]])
+    assert np.mean(gains, 0).min() > 1, gains
+
+
+def test_auto_draws_people_and_leaves_photographs_alone(shared):
+    s, t, _ = drawn_pairs(3)
+    methods = [swap_photo(a, b).method for a, b in zip(s, t)]
+    assert methods.count("faceshifter") >= 2, methods
+    folder = shared / "data/london/neutral"
+    for a, b in (("001", "004"), ("066", "104")):
+        r = swap_photo(folder / f"{a}.jpg", folder / f"{b}.jpg")
+        assert r.method == "classical" and "does not know" in r.note
+
+
+def test_detail_that_the_network_can_not_hold():
+    coarse = torch.nn.functional.interpolate(torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)) - .5, (64, 64), mode="bilinear")
+    lines = coarse.clone()
+    lines[..., ::2] += 0.2
+    soft = torch.full_like(coarse, 0.1)
+    assert (module.add_detail(soft, coarse, 32) - soft).abs().mean() < 0.01, "what 32 pixels hold is not laid back"
+    moved = (module.add_detail(soft, lines, 32) - soft)[..., 16:48, 16:48]
+    assert (moved[..., ::2] - moved[..., 1::2]).mean() == pytest.approx(0.7 * 0.2, abs=0.02)
+    assert torch.equal(module.add_detail(soft, lines, 64), soft), "at the network's own size there is nothing to lay back"
+
+
+def test_what_is_shipped_belongs_together(repo):
+    auto = open_auto("cpu")
+    assert isinstance(auto.known, Acquaintance), auto.known
+    record = json.loads((repo / "benchmarks/results/known.json").read_text())
+    assert record["network"] == module.seal(auto.network) and record["faces"]["limit"] == auto.known.limit
+    assert record["faces"]["drawn and not known"] < 0.15 and record["faces"]["photographs and known"] < 0.15
+
+
+def test_it_is_read_once_and_quickly(shipped):
+    import time
+    module._read_once.cache_clear()
+    start = time.perf_counter()
+    first = open_shipped("cpu")
+    assert time.perf_counter() - start < 3 and open_shipped("cpu").model is first.model
+
+
+def test_half_of_the_source(shipped):
+    (s,), (t,), _ = drawn_pairs(1)
+    crop = lambda share: swap_photo(s, t, shipped, share=share).crops[0][2]
+    none, half, whole = (crop(x) for x in (0., .5, 1.))
+    assert (half - none).abs().mean() < (whole - none).abs().mean() and (half - whole).abs().mean() < (whole - none).abs().mean()
+    assert torch.equal(whole, swap_photo(s, t, shipped).crops[0][2])
+
+
+@pytest.mark.parametrize("method", ["auto", "faceshifter", "hear"])
+@pytest.mark.parametrize("file", ["face/lisa1.jpg", "face/composite_f_multi.jpg", "hard/intel_female_f20.png", "hard/london004_mask.jpg", "hard/london066_eyesbar.jpg", "hard/london104_gray.png", "hard/london134_32px.png", "hard/london001_dark.jpg"])
+def test_odd_faces_give_a_picture_or_a_sentence(shared, people, file, method):
+    "A painting, an average, a head turned aside, a mask, dark glasses, grey, tiny, dark: as the source and as the target."
+    path = shared / "data/stills" / file
+    for a, b in ((people[0], path), (path, people[0])):
+        try: r = swap_photo(a, b, method)
+        except DeepswapError as e:
+            assert str(e).endswith(".") and "\n" not in str(e) and len(str(e)) < 400
+            continue
+        assert r.image.size == r.target.image.size and r.method in ("faceshifter", "hear", "classical") and len(r.note) < 300
+        assert all(bool(torch.isfinite(x).all()) for x in (*r.crops[0], *r.masks)), "no holes"
+        changed = (np.asarray(r.image) != np.asarray(r.target.image)).any(2)
+        assert 0.0005 < changed.mean() < 0.8
+
+
+@pytest.mark.parametrize("method", ["auto", "faceshifter"])
+def test_a_face_at_the_edge(people, method):
+    cut = people[1].crop((100, 0, 256, 256))
+    try: r = swap_photo(people[0], cut, method)
+    except DeepswapError as e:
+        assert str(e).endswith(".")
+        return
+    assert r.image.size == cut.size and bool(torch.isfinite(r.crops[0][2]).all())
+
+
+def test_a_drawing_without_a_face_and_the_same_photo_twice(people):
+    from PIL import ImageDraw
+    stick = Image.new("RGB", (256, 256), "white")
+    d = ImageDraw.Draw(stick)
+    d.ellipse((78, 40, 178, 160), outline="black", width=3)
+    d.line((128, 160, 128, 240), fill="black", width=3)
+    for method in ("auto", "faceshifter"):
+        with pytest.raises(NoFaceError, match="target"): swap_photo(people[0], stick, method)
+        with pytest.raises(UsageError, match="same face of the same picture"): swap_photo(people[0], people[0], method)
+
+
+def test_weights_that_are_damaged_get_one_sentence(people, tmp_path, monkeypatch):
+    whole = (module.WEIGHTS / f"{FACESHIFTER}.safetensors").read_bytes()
+    changed = bytearray(whole)
+    changed[-5000] ^= 1
+    file = tmp_path / f"{FACESHIFTER}.safetensors"
+    monkeypatch.setattr(module, "WEIGHTS", tmp_path)
+    for data, says in ((None, "There is no checkpoint"), (whole[:-1000], "cut short"), (whole[:50], "cut short"), (bytes(changed), "does not match its checksum"), (b"", "can't be read")):
+        if data is not None: file.write_bytes(data)
+        for method in ("auto", "faceshifter", *([file] if data is not None else [])):
+            with pytest.raises(WeightsError, match=says) as e: swap_photo(people[0], people[1], method)
+            assert str(e.value).endswith(".") and "\n" not in str(e.value)
+
+
+def test_an_encoder_of_another_size(people, tmp_path):
+    small = FaceShifter(size=32, width=2, ndf=4)
+    save_faceshifter(small, tmp_path / "good.safetensors")
+    r = swap_photo(people[0], people[1], tmp_path / "good.safetensors")
+    assert r.method == "faceshifter" and r.crops[0][2].shape[-1] > 100 and swap_photo(people[0], people[1], tmp_path / "good.safetensors", size=32).crops[0][2].shape[-1] == 32
+    small.generator = AEINet(32, 2, small.who.dim * 2).generator
+    save_faceshifter(small, tmp_path / "odd.safetensors")
+    with pytest.raises(WeightsError, match="in the checkpoint and"): swap_photo(people[0], people[1], tmp_path / "odd.safetensors")
