@@ -37,7 +37,7 @@ def group(people):
 
 def test_swap_changes_the_face_and_nothing_else(people):
     a, b, _ = people
-    r = swap_photo(a, b)
+    r = swap_photo(a, b, "classical")
     before, after = np.asarray(b).astype(int), np.asarray(r.image).astype(int)
     assert r.image.size == b.size and r.image.mode == "RGB" and r.note == "" and r.seconds > 0
     changed = np.abs(before - after).max(2) > 0
@@ -317,7 +317,7 @@ def test_a_faceshifter_run_swaps_any_two_photos(people, tmp_path):
     assert s.method == "faceshifter" and s.size == 32
     r = swap_photo(people[1], people[0], str(tmp_path / "run"), device="cpu")
     assert r.image.size == people[0].size and np.abs(np.asarray(r.image, float) - np.asarray(people[0], float)).max() > 5
-    with pytest.raises(UsageError, match="from a source picture"):
+    with pytest.raises(UsageError, match="only a trained pair has two"):
         get_swapper(str(tmp_path / "run"), "cpu", to="a")
     with pytest.raises(UsageError, match="no source picture"):
         swap_photo(None, people[0], str(tmp_path / "run"))
