@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['EXAMPLE_PEOPLE', 'KEEP_SECONDS', 'MAX_UPLOAD', 'MAX_DEMO_PIXELS', 'PREFIX', 'PAGE', 'ACCENT', 'SHEETS', 'CSS',
            'STEPS', 'MORE', 'CONSENT', 'LAUNCH', 'load_gradio', 'example_people', 'example_pictures', 'Claims',
-           'clear_dead', 'Desk', 'open_upload', 'polite', 'number_faces', 'Seen', 'look', 'page_methods',
+           'clear_dead', 'Desk', 'open_upload', 'polite', 'number_faces', 'Seen', 'look', 'page_methods', 'can_mix',
            'choose_method', 'Uploads', 'Made', 'seal', 'part_of', 'make_swap', 'make_others', 'tile_sheet',
            'mixture_sheet', 'mask_sheet', 'make_sheets', 'Handlers', 'page_theme', 'logo_svg', 'upload_class',
            'verdict_card', 'chapter_url', 'how_html', 'build_demo', 'pick_port', 'launch']
 
 # %% ../nbs/54_demo.ipynb #0f5144dd
 import atexit
-import copy
 import hashlib
 import html
 import os
@@ -257,20 +256,22 @@ def page_methods(
         else: methods[f"{folder.name}: {trained.method}"] = ("Trained here, for any two people", trained)
     return methods
 
+def can_mix(
+    swapper, # as `page_methods` gives it
+)->bool:
+    "Whether it takes a share of the source's identity: a FaceShifter does, and 'auto', which may choose one."
+    return hasattr(getattr(swapper, "network", swapper), "share")
+
 def choose_method(
     methods:dict, # from `page_methods`
     name:str=None, # one of its keys; None: the first
-    share:float=1., # how much of the source's identity, 0 to 1, where the method can mix
+    share:float=1., # how much of the source's identity, 0 to 1; not looked at where the method can't mix
 )->tuple: # its name, the swapper
-    "The method a visitor asked for; a share is set on a copy, so that the next visitor does not inherit it."
+    "The method a visitor asked for, with its share."
     name = next(iter(methods)) if name is None else name
     if name not in methods: raise UsageError(f"There is no method called {name!r} on this page; choose one of: {', '.join(methods)}.")
-    if not isinstance(share, (int, float)) or not 0 <= share <= 1: raise UsageError(f"The share of the source is {share!r}; give a number from 0 to 1.")
     swapper = methods[name][1]
-    if share == 1 or not hasattr(swapper, "share"): return name, swapper
-    swapper = copy.copy(swapper)
-    swapper.share = float(share)
-    return name, swapper
+    return name, get_swapper(swapper, share=share) if can_mix(swapper) else swapper
 
 # %% ../nbs/54_demo.ipynb #941e77ba
 class Uploads:
@@ -332,12 +333,11 @@ def make_swap(
     tell(0., "Looking for faces")
     source, target = None if isinstance(swapper, PairSwapper) else uploads.source, uploads.target
     result = swap_photo(source, target, swapper=swapper, face=face, source_face=source_face, progress=part_of(progress, .3, .8))
-    used = getattr(result, "method", "") or getattr(swapper, "method", name)
     tell(.8, "Writing into the file what it is")
-    file = seal(result.image, folder, name, used, place, kind)
+    file = seal(result.image, folder, name, result.method, place, kind)
     before = write_image(target.image, Path(folder) / "before.jpg")
     tell(1., "Done")
-    return Made(file, before, name, used, len(result.faces), time.time() - start, result.seconds, inspect(file), [result.note] * bool(result.note), result.crops[0])
+    return Made(file, before, name, result.method, len(result.faces), time.time() - start, result.seconds, inspect(file), [result.note] * bool(result.note), result.crops[0])
 
 # %% ../nbs/54_demo.ipynb #faa62101
 def make_others(
@@ -349,13 +349,14 @@ def make_others(
     **options, # for `make_swap`: share, face, source_face, place, kind
 )->Made: # the same, with `others`, and a note for each method that could not
     "Every method of the page on the same pair. 'auto' takes one of the others and does not count."
-    names = [n for n in methods if n != "auto"]
+    names, failed = [n for n in methods if n != "auto"], {}
     for k, name in enumerate(names):
         if name == (made.method if made.name == "auto" else made.name): made.others[name] = made; continue
         part_of(progress, 0, 1)(k / len(names), f"The same with {name}")
         own = Path(tempfile.mkdtemp(dir=folder))
         try: made.others[name] = make_swap(uploads, own, name, methods=methods, **options)
-        except DeepswapError as e: made.notes.append(f"{name}: {e}")
+        except DeepswapError as e: failed.setdefault(str(e), []).append(name)
+    made.notes += [f"{', '.join(who)}: {why}" for why, who in failed.items()]
     return made
 
 # %% ../nbs/54_demo.ipynb #5c689679
@@ -372,8 +373,8 @@ def tile_sheet(
     for n, (words, picture) in enumerate(tiles):
         x, y = gap + n % cols * (side + gap), gap + n // cols * (side + strip)
         sheet.paste(to_pil(picture[0]).resize((side, side), Image.NEAREST if picture.shape[-1] < 64 else Image.LANCZOS), (x, y))
-        draw.text((x + side / 2, y + side + strip / 2), words, fill="#333", anchor="mm", font=font)
-    draw.text((gap, sheet.height - 78), legend, fill="#333", font=font)
+        draw.text((x + side / 2, y + side + strip / 2), words, fill=PALETTE["ink"], anchor="mm", font=font)
+    draw.text((gap, sheet.height - 78), legend, fill=PALETTE["ink"], font=font)
     return sheet
 
 def mixture_sheet(
@@ -394,7 +395,7 @@ def mask_sheet(
     a, b = (torch.tensor([int(PALETTE[k][i:i + 2], 16) / 127.5 - 1 for i in (1, 3, 5)]).view(1, 3, 1, 1) for k in ("target", "source"))
     tiles = [("the source", source), ("the target", target), ("as the network draws it", drawn)]
     for m in network.generator.masks(): tiles.append((f"level of {m.shape[-1]} x {m.shape[-1]}", torch.lerp(a, b, m.cpu().float())))
-    return tile_sheet(tiles, "Blue: the source's identity decides. Orange: the target's attributes.")
+    return tile_sheet(tiles, "Red: the source's identity decides. Blue: the target's attributes do.")
 
 SHEETS = {"mixture": mixture_sheet, "attention masks": mask_sheet} # what can be asked for -> who draws it
 
@@ -567,7 +568,7 @@ def _picture_column(gr, Upload, what:str, label:str, examples:list)->tuple: # pi
 def _swap_tab(gr, Upload, examples:list, methods:dict)->dict: # the components by name
     "The first tab."
     ui, first = {}, next(iter(methods))
-    mixes = lambda name: hasattr(methods[name][1], "share")
+    mixes = lambda name: can_mix(methods[name][1])
     with gr.Row(equal_height=False):
         ui["source"] = _picture_column(gr, Upload, "source", "Whose face", examples)
         ui["target"] = _picture_column(gr, Upload, "target", "Into which picture", examples[::-1])
