@@ -362,19 +362,19 @@ def make_others(
 # %% ../nbs/54_demo.ipynb #5c689679
 def tile_sheet(
     tiles:list, # of (words below it, (1, 3, H, W) in [-1, 1])
-    legend:str, # a line at the foot, beside which there is room for the label
+    legend:str, # at the foot, one or two lines; below it is room for the label
     cols:int=3, # tiles in a row
-    side:int=230, # of a tile in pixels
+    side:int=230, # of a tile in pixels, for 24 pixel letters, which a telephone can still show
 )->Image.Image:
     "Pictures in rows, each with its words."
-    gap, strip, rows = 10, 32, -(-len(tiles) // cols)
-    sheet = Image.new("RGB", (gap + cols * (side + gap), gap + rows * (side + strip) + 84), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(18)
+    gap, strip, rows = 10, 40, -(-len(tiles) // cols)
+    sheet = Image.new("RGB", (gap + cols * (side + gap), gap + rows * (side + strip) + 136), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(24)
     for n, (words, picture) in enumerate(tiles):
         x, y = gap + n % cols * (side + gap), gap + n // cols * (side + strip)
         sheet.paste(to_pil(picture[0]).resize((side, side), Image.NEAREST if picture.shape[-1] < 64 else Image.LANCZOS), (x, y))
         draw.text((x + side / 2, y + side + strip / 2), words, fill=PALETTE["ink"], anchor="mm", font=font)
-    draw.text((gap, sheet.height - 78), legend, fill=PALETTE["ink"], font=font)
+    draw.text((gap, sheet.height - 130), legend, fill=PALETTE["ink"], font=font)
     return sheet
 
 def mixture_sheet(
@@ -382,8 +382,8 @@ def mixture_sheet(
     source:torch.Tensor, target:torch.Tensor, # (1, 3, H, H) aligned crops
 )->Image.Image:
     "From the target to the source in five steps."
-    tiles = [(f"{share:.0%} of the source", network.swap(source, target, share)) for share in (0., .25, .5, .75, 1.)]
-    return tile_sheet([*tiles, ("the source", source)], "The crop as the network draws it. 0 %: the target as itself.")
+    tiles = [(f"{share:.0%}", network.swap(source, target, share)) for share in (0., .25, .5, .75, 1.)]
+    return tile_sheet([*tiles, ("the source", source)], "How much of the source there is in the drawing.\n0%: the target, drawn as itself.")
 
 # %% ../nbs/54_demo.ipynb #b2fb1f98
 def mask_sheet(
@@ -393,9 +393,9 @@ def mask_sheet(
     "The attention mask of every level, coarse to fine, in the colours of source and target."
     drawn = network.swap(source, target)
     a, b = (torch.tensor([int(PALETTE[k][i:i + 2], 16) / 127.5 - 1 for i in (1, 3, 5)]).view(1, 3, 1, 1) for k in ("target", "source"))
-    tiles = [("the source", source), ("the target", target), ("as the network draws it", drawn)]
-    for m in network.generator.masks(): tiles.append((f"level of {m.shape[-1]} x {m.shape[-1]}", torch.lerp(a, b, m.cpu().float())))
-    return tile_sheet(tiles, "Red: the source's identity decides. Blue: the target's attributes do.")
+    tiles = [("the source", source), ("the target", target), ("drawn", drawn)]
+    for m in network.generator.masks(): tiles.append((f"{m.shape[-1]} x {m.shape[-1]}", torch.lerp(a, b, m.cpu().float())))
+    return tile_sheet(tiles, "Orange: the source's identity decides.\nBlue: the target's attributes decide.")
 
 SHEETS = {"mixture": mixture_sheet, "attention masks": mask_sheet} # what can be asked for -> who draws it
 
@@ -404,14 +404,14 @@ def make_sheets(
     folder, # where the sheets are written
     names:list, # keys of `SHEETS`
     methods:dict, # from `page_methods`
-    place:str="bottom-right", kind:str="PNG", # as for `seal`
+    kind:str="PNG", # as for `seal`
 )->Made: # the same, with `sheets`, or a note that says why not
     "The sheets for the first face, drawn by the method's own network, or else by the page's."
-    shifters = [m[1] for n, m in methods.items() if isinstance(m[1], FaceShifterSwapper) and n == made.name] or [m[1] for m in methods.values() if isinstance(m[1], FaceShifterSwapper)]
-    if names and not shifters: made.notes.append("There is no FaceShifter on this page that could show its mixture or its masks.")
+    shifters = {n: s for n, (_, s) in methods.items() if isinstance(s, FaceShifterSwapper)}
+    shifter = shifters.get(made.name) or next(iter(shifters.values()), None)
+    if names and not shifter: made.notes.append("There is no FaceShifter on this page that could show its mixture or its masks.")
     elif names and made.crops[0] is None: made.notes.append("A trained pair takes no source picture, so there is no mixture and no mask to show.")
-    else:
-        for n in names: made.sheets[n] = seal(SHEETS[n](shifters[0].model, *made.crops[:2]), folder, n, shifters[0].method, place, kind)
+    else: made.sheets = {n: seal(SHEETS[n](shifter.model, *made.crops[:2]), folder, n, shifter.method, kind=kind) for n in names}
     return made
 
 # %% ../nbs/54_demo.ipynb #1f0b9b9b
@@ -438,12 +438,12 @@ class Handlers:
     def swap(self, visitor:str, source, target, method:str=None, show=(), progress=None, **options)->Made:
         "After the button: swap, stamp, and keep the pictures for this visitor. `show` names what else is made: 'all methods', or a key of `SHEETS`."
         self.desk.hold(visitor, "source", source); self.desk.hold(visitor, "target", target)
-        uploads, label = Uploads(source, target), {k: v for k, v in options.items() if k in ("place", "kind")}
+        uploads = Uploads(source, target)
         first = .4 if "all methods" in show else .9 if show else 1.
         with tempfile.TemporaryDirectory(dir=self.desk.root) as d:
             made = make_swap(uploads, d, method, methods=self.methods, progress=part_of(progress, 0, first), **options)
             if "all methods" in show: make_others(uploads, d, made, self.methods, part_of(progress, first, .9), **options)
-            make_sheets(made, d, [n for n in show if n in SHEETS], self.methods, **label)
+            make_sheets(made, d, [n for n in show if n in SHEETS], self.methods, options.get("kind", "PNG"))
             done = [made, *(m for m in made.others.values() if m is not made)]
             kept = self.keep(visitor, "result", made.before, *(m.file for m in done), *made.sheets.values())
         made.before, made.sheets = kept[0], dict(zip(made.sheets, kept[1 + len(done):]))
@@ -490,10 +490,14 @@ CSS = """
 .ds-steps .n {display: inline-block; width: 1.7em; line-height: 1.7em; border-radius: 50%; text-align: center; color: #fff; background: var(--primary-500); font-weight: 700; margin-bottom: 8px}
 .ds-steps a, .ds-map a {padding: 0 !important; margin: 0 18px 6px 0 !important; display: inline-block} .ds-map {margin: 6px 0 10px}
 .gallery .gallery-item .container, .gallery .gallery-item img {width: 70px !important; height: 70px !important; object-fit: cover} .gallery .gallery-item {border-radius: 10px; overflow: hidden}
+#ds-slider label.float, #ds-others label.float, .ds-sheet label.float {position: static !important; border: 0 !important; background: none !important; width: max-content}
+#ds-others .grid-wrap {overflow: visible; padding: 4px 10px 10px} #ds-others .grid-container {grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); grid-auto-rows: auto; grid-template-rows: auto}
+#ds-others .thumbnail-lg {aspect-ratio: auto; height: auto; overflow: visible; border: 0; box-shadow: none; background: none} #ds-others .thumbnail-lg > img {height: auto; max-height: 420px}
+#ds-others .caption-label {position: static; display: block; max-width: 100%; margin: 4px 0 8px; border: 0; background: none; text-align: center; white-space: normal; font-size: .95rem; opacity: 1 !important}
 #ds-progress {min-height: 76px; background: none; border: 0} #ds-progress .error, #ds-progress .clear-status {display: none}
 #ds-progress:not(:has(.wrap:not(.hide))), #ds-progress:has(.error) {min-height: 0; height: 0; margin-top: -16px; overflow: hidden}
 footer {display: none !important}
-@media (max-width: 640px) {.gradio-container {padding: 4px 12px 32px !important} #ds-source, #ds-target {height: 220px !important} .gallery .gallery-item .container, .gallery .gallery-item img {width: 51px !important; height: 51px !important} .gallery {gap: 6px} .ds-head svg {width: 42px}}
+@media (max-width: 640px) {#ds-others .grid-container {grid-template-columns: repeat(2, 1fr)} .gradio-container {padding: 4px 12px 32px !important} #ds-source, #ds-target {height: 220px !important} .gallery .gallery-item .container, .gallery .gallery-item img {width: 51px !important; height: 51px !important} .gallery {gap: 6px} .ds-head svg {width: 42px}}
 """
 
 def logo_svg()->str:
@@ -586,7 +590,7 @@ def _swap_tab(gr, Upload, examples:list, methods:dict)->dict: # the components b
     with gr.Column(visible=False) as ui["result"]:
         ui["slider"] = gr.ImageSlider(label="Before and after", interactive=False, max_height=640, buttons=["fullscreen"], elem_id="ds-slider")
         with gr.Row(equal_height=False):
-            ui["seal"] = gr.HTML(elem_id="ds-seal", padding=False)
+            with gr.Column(min_width=280): ui["seal"] = gr.HTML(elem_id="ds-seal", padding=False)
             with gr.Column(min_width=200):
                 ui["download"] = gr.DownloadButton("Download", variant="primary", elem_id="ds-download")
                 ui["forget"] = gr.Button("Delete my pictures now", elem_id="ds-forget")
@@ -597,7 +601,7 @@ def _more_pictures(gr, ui:dict):
     "What is shown on request, below the result."
     ui["others"] = gr.Gallery(visible=False, label="All methods on the same pair", interactive=False, columns=3, object_fit="contain", height="auto", buttons=["download", "fullscreen"], elem_id="ds-others")
     for name in SHEETS:
-        ui[name] = gr.Image(visible=False, interactive=False, label=name.capitalize(), buttons=["download", "fullscreen"], elem_id=f"ds-{name.replace(' ', '-')}", alt_text=SHEETS[name].__doc__)
+        ui[name] = gr.Image(visible=False, interactive=False, label=name.capitalize(), buttons=["download", "fullscreen"], elem_id=f"ds-{name.replace(' ', '-')}", elem_classes="ds-sheet", alt_text=SHEETS[name].__doc__)
 
 # %% ../nbs/54_demo.ipynb #cb68da72
 def _inspect_tab(gr, Upload)->tuple: # upload, verdict

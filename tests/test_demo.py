@@ -305,7 +305,7 @@ def test_a_method_that_cannot_is_named_and_the_others_are_shown(few, runs, examp
     assert list(made.others) == ["small", "classical", "colors: A", "colors: B"] and made.notes == ["tired: This method is tired."]
 
 
-def tile(sheet, n, cols=3, side=230, gap=10, strip=32):
+def tile(sheet, n, cols=3, side=230, gap=10, strip=40):
     "The middle of the n-th tile of a sheet."
     x, y = gap + n % cols * (side + gap), gap + n // cols * (side + strip)
     return np.asarray(sheet, dtype=float)[y + 8 : y + side - 8, x + 8 : x + side - 8]
