@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SWAPPERS', 'PAIRS', 'KNOWN', 'get_swapper', 'Photo', 'open_photo', 'swap_face', 'in_crop', 'takes_landmarks',
            'SwapResult', 'check_size', 'open_source', 'swap_photo', 'open_pair', 'open_trained', 'add_light', 'LitPair',
-           'open_shipped', 'familiarity', 'AutoSwapper', 'settled', 'method_of']
+           'open_shipped', 'self_swap', 'familiarity', 'AutoSwapper', 'settled', 'method_of']
 
 # %% ../nbs/51_swap.ipynb #89bf73ef
 import importlib
@@ -297,13 +297,24 @@ def _shared(swapper, share:float):
 
 # %% ../nbs/51_swap.ipynb #8ec820d3
 @torch.no_grad()
+def self_swap(
+    swapper, # any
+    target:torch.Tensor, # (B, 3, S, S) aligned faces
+): # (B, 3, S, S); None for a method that has no such picture
+    "The targets as the network itself paints them: with what it missed of them, light and colour of a swap can be mended."
+    if isinstance(swapper, PairSwapper): own = swapper.model.paint(resized(target, swapper.size), "a" if swapper.to == "b" else "b")[0]
+    elif isinstance(swapper, FaceShifterSwapper): own = swapper.model.swap(target, target)
+    else: return None
+    return resized(own.to(target), target.shape[-1])
+
+@torch.no_grad()
 def familiarity(
     network, # a `FaceShifterSwapper`
     crops:torch.Tensor, # (B, 3, S, S) aligned faces
 )->torch.Tensor: # (B,) in dB
     "How well a network gives a face back when it is asked to swap it with itself, inside the face."
     small = resized(crops, network.size)
-    own, where = network.model.swap(small, small).to(small), face_mask(CANONICAL5 * network.size, network.size).to(small)
+    own, where = self_swap(network, small), face_mask(CANONICAL5 * network.size, network.size).to(small)
     return torch.stack([psnr(own[i:i + 1], small[i:i + 1], where) for i in range(len(small))])
 
 # %% ../nbs/51_swap.ipynb #1d5c38ff

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'write_clip', 'flicker', 'Steady', 'ColorMatch', 'Cast', 'Frame', 'Clip', 'Stage', 'ClipWriter',
-           'check_sound', 'join_clips', 'Look', 'VideoResult', 'VideoJob', 'captioned', 'check_output', 'swap_video']
+           'check_sound', 'join_clips', 'Look', 'VideoResult', 'VideoJob', 'captioned', 'check_output', 'some_faces',
+           'for_clip', 'swap_video']
 
 # %% ../nbs/52_video.ipynb #4d4829a4
 import hashlib
 import heapq
-import inspect
 import io
 import json
 import os
@@ -29,12 +29,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
-from .core import CANONICAL5, DataError, NoFaceError, OutputError, UsageError, atomic_path, patch, pick_device, to_uint8, write_json
+from .core import CANONICAL5, DataError, DeepswapError, NoFaceError, OutputError, UsageError, atomic_path, patch, pick_device, to_uint8, write_json
 from .autoencoder import PairSwapper, resized
 from .classical import ClassicalSwapper, blur, lab_to_rgb, moments, rgb_to_lab
-from .faces import align_photo, apply_affine, face_mask, native_size, paste_photo
+from .faces import align_photo, choose_faces, face_mask, find_faces, native_size, paste_photo
 from .provenance import FrameMark, label_frames, pack_payload, stamp_video
-from .swap import SWAPPERS, check_size, open_source, get_swapper
+from .swap import AutoSwapper, check_size, get_swapper, in_crop, method_of, open_source, self_swap, settled, takes_landmarks
 from .tracking import FaceTracker
 
 # %% ../nbs/52_video.ipynb #ea81d9c1
@@ -606,15 +606,12 @@ def _swap(self:VideoJob, batch):
     for t in todo: kinds.setdefault((self.looks[t[1].id].size, self.looks[t[1].id].to), []).append(t)
     for (size, to), group in kinds.items():
         crops, matrices = zip(*(align_photo(frame.image, face.landmarks, size, self.device) for frame, face, _ in group))
-        target, points = torch.cat(crops), torch.stack([_moved(m, face.landmarks) for m, (_, face, _) in zip(matrices, group)])
+        target, points = torch.cat(crops), torch.cat([in_crop(m, face.landmarks) for m, (_, face, _) in zip(matrices, group)])
         swapped, mask = self._call(to, size, target, points.to(self.device))
-        own = self._own(to, target) if to and self.match else None
+        own = self_swap(self._painter(to), target) if self.match else None
         for i, (frame, face, weight) in enumerate(group):
             fixed = self.looks[face.id](*(None if v is None else v[i:i + 1] for v in (swapped, target, mask, own)))
             frame.layers.append((fixed.cpu(), (weight * mask[i:i + 1]).cpu(), matrices[i]))
-
-def _moved(matrix, landmarks)->torch.Tensor: # (5, 2)
-    return apply_affine(matrix, torch.as_tensor(np.asarray(landmarks), dtype=torch.float32))
 
 # %% ../nbs/52_video.ipynb #f173d964
 @patch
@@ -629,23 +626,17 @@ def _look(self:VideoJob, image, landmarks)->Look:
 @patch
 def _call(self:VideoJob, to, size, target, points)->tuple: # swapped, mask
     "The swapper on one batch of crops."
-    if to: return get_swapper(self.swapper, to=to)(None, target, None, points)
+    if to: return self._painter(to)(None, target, None, points)
     if size not in self.crops:
         photo, face = self.source
         crop, matrix = align_photo(photo.image, face.landmarks, size, self.device)
-        self.crops[size] = crop, _moved(matrix, face.landmarks)[None].to(crop)
+        self.crops[size] = crop, in_crop(matrix, face.landmarks).to(crop)
     source, own = (x.expand(len(target), *x.shape[1:]) for x in self.crops[size])
-    return self.swapper(source, target, own, points) if _takes_landmarks(self.swapper) else self.swapper(source, target)
+    return self.swapper(source, target, own, points) if takes_landmarks(self.swapper) else self.swapper(source, target)
 
 @patch
-def _own(self:VideoJob, to, target)->torch.Tensor: # (B, 3, S, S)
-    "The target as the pair paints it: what its colours are compared with, so that the other person keeps an own complexion."
-    painted = self.swapper.model.paint(resized(target, self.swapper.size), "a" if to == "b" else "b")[0]
-    return resized(painted.to(target), target.shape[-1])
-
-def _takes_landmarks(f)->bool:
-    "A swapper that is two lines long need not take them."
-    return len(inspect.signature(f).parameters) >= 4
+def _painter(self:VideoJob, to): # the swapper; a trained pair's with its direction
+    return get_swapper(self.swapper, to=to) if to else self.swapper
 
 @patch
 def _rest(self:VideoJob, state):
@@ -798,12 +789,34 @@ def deliver(self:VideoJob,
     stamp_video(joined, self.out, self.method, self.sources, "bottom-right" if self.label else "", self.mark)
     shutil.rmtree(self.folder, ignore_errors=True)
 
+# %% ../nbs/52_video.ipynb #1d50eecd
+def some_faces(
+    clip, # a `Clip`
+    face="largest", # which of a frame's faces, see `choose_faces`
+    device="auto",
+    n:int=5, # as many as this
+)->list: # of (Pillow picture, Face)
+    "The faces that are to be replaced, in frames a second apart from the beginning on."
+    found, step = [], max(1, round(clip.rate))
+    for f in Clip(clip.path).frames():
+        if f.index % step: continue
+        try: found += [(f.image, x) for x in choose_faces(find_faces(f.image, device=device), face)]
+        except DeepswapError: continue      # nobody, or not so many: the frames behind may tell
+        if len(found) >= n: break
+    return found
+
+def for_clip(swapper, given, clip, face, size, device)->tuple: # the swapper, and a sentence if 'auto' did not take the network
+    "What 'auto' decides for a whole clip; every other swapper stays as it is."
+    if not isinstance(swapper, AutoSwapper): return swapper, ""
+    targets = some_faces(clip, face, device) or [given]       # a clip without a face is told so later, by whoever looks at all of it
+    return settled(swapper, [(given[0].image, given[1])], [(getattr(i, "image", i), f) for i, f in targets], size, pick_device(device), torch.median)
+
 # %% ../nbs/52_video.ipynb #91e3921c
 def swap_video(
     source, # whose face: what `open_photo` takes; None for a trained pair
     target, # path of a video in any container that FFmpeg reads
     out, # path of the result, ends in .mp4, .mov or .m4v
-    swapper="classical", # what `get_swapper` takes: a name, the run of a trained pair, a callable
+    swapper="auto", # what `get_swapper` takes: a name, a trained run, a callable
     to:str="auto", # of a trained pair: whose face to paint, 'a', 'b' or 'auto', which is decided for each track
     side_by_side:bool=False, # target left, result right
     every:int=5, # detect in each n-th frame, track between
@@ -820,18 +833,20 @@ def swap_video(
     sound:bool=True, # carry the sound over, byte for byte
     quality:int=18, # x264's constant rate factor, 0 to 51: lower is better and larger
     segment:int=100, # frames after which the finished part is put aside
+    share:float=1., # for a FaceShifter: how much of the source's identity, 0 to 1
 )->VideoResult:
     "Put a face into a video. Raises a `DeepswapError` whose text is one sentence; then what is finished waits for the next call."
     start, tell, out = time.perf_counter(), progress or (lambda fraction, text: None), Path(out)
     clip = Clip(target)
     check_output(out, clip, sound)
-    method = swapper if isinstance(swapper, str) and swapper in SWAPPERS else None
-    swapper = ClassicalSwapper(mirror=False, device=device) if method == "classical" else get_swapper(swapper, device, to) # a source that is mirrored now and then would jump
-    given = open_source(source, source_face, swapper, device)
-    options = dict(face=face, every=every, batch=batch, segment=segment, size=check_size(size, swapper), quality=quality, label=label, mark=mark, side_by_side=side_by_side, match=match)
+    made = get_swapper(swapper, device, to, share=share)
+    given = open_source(source, source_face, made, device)
+    made, said = for_clip(made, given, clip, face, size, device)
+    if method_of(made) == "classical" and made is not swapper: made = ClassicalSwapper(mirror=False, device=device) # a source that is mirrored now and then would jump
+    options = dict(face=face, every=every, batch=batch, segment=segment, size=check_size(size, made), quality=quality, label=label, mark=mark, side_by_side=side_by_side, match=match)
     files = [p for p in (source, target) if isinstance(p, (str, os.PathLike))]
-    job = VideoJob(clip, out, swapper, given if given[0] else None, method or getattr(swapper, "method", "other"), device, files, **options)
-    notes, before = job.take_up(resume), job.finished
+    job = VideoJob(clip, out, made, given if given[0] else None, method_of(made), device, files, **options)
+    notes, before = [said] * bool(said) + job.take_up(resume), job.finished
     stages = job.run(tell)
     job.deliver(sound)
     tell(1.0, "Done")

@@ -100,7 +100,7 @@ def test_version(capsys):
     (["swap", "a", "b", "-o", "c.png", "--fac", "1"], ["not an option"]), (["swap", "a", "b", "-o", "c.png", "--face", "left"], ["no choice of face"]),
     (["swap", "a", "b", "-o", "c.png", "--face", "0"], ["no choice of face"]), (["swap", "a", "b", "-o", "c.png", "--label-place", "centre"], ["bottom-right"]),
     (["swap", "a", "b", "-o", "c.png", "--source-face", "all"], ["--source-face"]),
-    (["people", "--out", "x", "--people", "0"], ["from 1"]), (["people", "--out", "x", "--size", "9999"], ["16 to 2048"]), (["people", "--out", "x", "--seed", "-1"], ["from 0 up"]),
+    (["swap", "a", "b", "-o", "c.png", "--share", "1.5"], ["from 0 to 1"]), (["people", "--out", "x", "--people", "0"], ["from 1"]), (["people", "--out", "x", "--size", "9999"], ["16 to 2048"]), (["people", "--out", "x", "--seed", "-1"], ["from 0 up"]),
     (["people"], ["--out"]), (["people", "--preset", "medium", "--out", "x"], ["easy"]), (["train", "autoencodr", "--out", "x"], ["Did you mean 'autoencoder'?"]),
     (["lab", "--port", "0"], ["from 1 to 65535"]), (["demo", "--port", "x"], ["not a whole number"]), (["inspect"], ["FILE"])])
 def test_wrong_words(capsys, tmp_path, monkeypatch, argv, says):
@@ -120,7 +120,7 @@ def test_label_places_are_those_of_provenance():
 def test_swap_then_inspect(capsys, pictures, tmp_path):
     for name in ("out.png", "out.jpg"):
         out = tmp_path / name
-        argv = ["swap", pictures / "anna.png", pictures / "ben.png", "-o", out]
+        argv = ["swap", pictures / "anna.png", pictures / "ben.png", "-o", out, "--method", "classical"]
         assert cli.main([str(a) for a in argv]) == 0
         said = capsys.readouterr()
         assert said.err == "" and "1 face swapped (classical" in said.out
@@ -223,7 +223,9 @@ def test_two_london_photos(capsys, tmp_path, shared):
     out = tmp_path / "out.jpg"
     run = lambda *w: subprocess.run([sys.executable, "-c", "import sys; from deepswap.cli import main; sys.exit(main())", *map(str, w)], capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
     r = run("swap", a, b, "-o", out)
-    assert r.returncode == 0 and r.stderr == "", r.stderr
+    assert r.returncode == 0 and "(classical" in r.stdout, r
+    assert len(r.stderr.splitlines()) == 1 and "note: The classical swap was used, since the network does not know faces like that of the" in r.stderr
+    assert run("swap", a, b, "-o", out, "--method", "classical").stderr == ""
     assert run("inspect", out).returncode == 0
     r = run("inspect", b)
     assert r.returncode == 1 and r.stderr == ""
@@ -498,7 +500,7 @@ def test_sample_of_a_pair_finds_the_face(capsys, pair, pictures, tmp_path, monke
 def test_video_both_ways(capsys, clip, pair, pictures, tmp_path):
     from deepswap.data import video_frames
     out, before = tmp_path / "out.mp4", clip.read_bytes()
-    assert cli.main(["video", "--source", str(pictures / "ben.png"), "--target", str(clip), "--out", str(out)]) == 0
+    assert cli.main(["video", "--source", str(pictures / "ben.png"), "--target", str(clip), "--out", str(out), "--method", "classical"]) == 0
     said = capsys.readouterr()
     assert "9 of 9 frames swapped" in said.out and said.err == ""
     assert cli.main(["inspect", str(out)]) == 0
@@ -538,13 +540,13 @@ def test_video_options_arrive(clip, tmp_path, monkeypatch):
         raise KeyboardInterrupt
     real = video.swap_video
     monkeypatch.setattr(video, "swap_video", swap_video)
-    words = "--method run --to a --face 2 --source-face largest --size 64 --device cpu --every 3 --batch 2 --side-by-side --quality 30 --no-sound --no-label --restart".split()
+    words = "--method run --to a --face 2 --source-face largest --size 64 --device cpu --every 3 --batch 2 --side-by-side --quality 30 --no-sound --no-label --restart --share 0.4".split()
     assert cli.main(["video", "--source", "a.png", "--target", str(clip), "--out", str(tmp_path / "x.mov"), *words]) == 130
     got = calls[0]
     progress = got.pop("progress")
     progress(0.5, "half")
     assert got == {"source": "a.png", "target": str(clip), "out": tmp_path / "x.mov", "swapper": "run", "to": "a", "face": 2, "source_face": "largest", "size": 64, "device": "cpu", "every": 3,
-                   "batch": 2, "side_by_side": True, "quality": 30, "sound": False, "label": False, "resume": False}
+                   "batch": 2, "side_by_side": True, "quality": 30, "sound": False, "label": False, "resume": False, "share": 0.4}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
