@@ -482,7 +482,7 @@ CSS = """
 .block:has(.ds-note:empty) {display: none} .ds-note {font-size: .93rem; color: var(--body-text-color-subdued)}
 .ds-note.bad {color: #b42318; font-weight: 500} .dark .ds-note.bad {color: #fda29b} .ds-note.good::before, .ds-card.ours h3::before {content: "\\2713\\00a0"; color: var(--ds-good); font-weight: 700}
 :root {--ds-good: #067a5b} .dark {--ds-good: #4fd1a5} .dark .tab-container button.selected {color: var(--primary-300)}
-.ds-consent {font-size: .88rem; line-height: 1.5; color: var(--body-text-color-subdued); border-left: 3px solid var(--primary-400); padding: 2px 12px}
+.ds-consent {font-size: .88rem; line-height: 1.5; color: var(--body-text-color-subdued); border-left: 3px solid var(--primary-400); padding: 2px 12px} #ds-seal .ds-note {margin: 0 0 8px}
 .ds-card {border: 1px solid var(--border-color-primary); border-radius: 12px; padding: 14px 18px; background: var(--block-background-fill); height: 100%}
 .ds-card h3 {margin: 0 0 6px; font-size: 1.02rem} .ds-card ul {margin: 6px 0 0; padding-left: 1.1em; list-style: disc} .ds-card li {margin: 4px 0; font-size: .9rem; line-height: 1.4; overflow-wrap: anywhere}
 .ds-card.ours {border-color: var(--ds-good)}
@@ -535,7 +535,7 @@ def verdict_card(inspection, title:str=None, notes=())->str:
 # %% ../nbs/54_demo.ipynb #d70571e0
 STEPS = [
     ("30_faces", "Find and align", "A detector finds the faces; five points (eyes, nose, corners of the mouth) bring each one upright and to one size."),
-    ("33_classical", "Swap", "A method turns the aligned pair into one new face: the source's person, with the target's pose and light."),
+    ("42_faceshifter", "Swap", "A network draws one new face: the source's person, with the target's pose and light. Faces it does not know go to the classical swap."),
     ("51_swap", "Put back", "A soft mask lays the new face into your picture, which is otherwise left as it was."),
     ("53_provenance", "Say so", "A visible label, an invisible mark and signed Content Credentials go into the file before you can download it."),
     ("54_demo", "Forget", "This page. It keeps pictures only while you are here."),
@@ -544,6 +544,7 @@ MORE = [
     ("00_core", "Pictures in and out"), ("01_people", "The computed people of the examples"), ("02_show", "Showing pictures"),
     ("03_data", "Faces in batches"), ("04_train", "One trainer for every method"),
     ("31_autoencoder", "A pair of people, learned"), ("32_faceswap_gan", "A pair, learned against two critics"),
+    ("33_classical", "The swap without learning"), ("40_identity", "Who is it?"), ("41_aei", "Identity and attributes, mixed by masks"),
 ]
 
 def chapter_url(

@@ -259,6 +259,8 @@ def test_the_share_of_the_source_reaches_a_network_and_nothing_else(few, example
         for share in (1.0, 0.2):
             seen[method, share] = face_of(h.swap("ann", examples[0], examples[1], method, share=share).file, examples)
     assert np.abs(seen["small", 1.0] - seen["small", 0.2]).mean() > 1
+    source, target, drawn = demo.make_swap(demo.Uploads(examples[0], examples[1]), desk.root, "small", share=0.0, methods=few).crops
+    assert drawn.shape == target.shape and (drawn - target).abs().mean() > 0.02, "an exercise: 0 is the target drawn anew, not the target"
     assert np.abs(seen["classical", 1.0] - seen["classical", 0.2]).mean() < 0.5, "the mark differs, the face does not"
     assert few["small"][1].share == 1.0, "the next visitor starts anew"
     assert [demo.can_mix(s) for _, s in few.values()] == [True, True, False]
