@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['FACE_STYLE', 'FACE_MIDDLE', 'render_aligned', 'AlignedPeople', 'LargestFace', 'aligned_faces', 'resized',
            'same_pictures', 'check_pair', 'PairTest', 'pair_task', 'flattened', 'nearer_to_source', 'score_pair',
-           'SharedEncoder', 'FaceDecoder', 'TwoPeople', 'fade', 'AutoencoderSwap', 'radial_spectrum', 'PairSwapper']
+           'SharedEncoder', 'FaceDecoder', 'TwoPeople', 'fade', 'where_to_paste', 'AutoencoderSwap', 'radial_spectrum',
+           'PairSwapper']
 
 # %% ../nbs/31_autoencoder.ipynb #d8a8bec0
 import inspect
@@ -342,6 +343,17 @@ def hang(self:TwoPeople, images, picture, mask)->tuple: # picture (B, 3, C, C), 
     return full, where
 
 # %% ../nbs/31_autoencoder.ipynb #7443c955
+def where_to_paste(
+    target:torch.Tensor, # (B, 3, S, S) aligned crops
+    landmarks:torch.Tensor=None, # (B, 5, 2) pixels of the crop; None: the canonical ones
+    feather:float=.06, # soft edge in crop sides
+    outline:bool=True, # inside the face's outline; False: the whole crop but its border
+)->torch.Tensor: # (B, 1, S, S) 0..1
+    "The mask with which a swapped crop goes back."
+    n, side = len(target), target.shape[-1]
+    points = CANONICAL5.expand(n, 5, 2) * side if landmarks is None else landmarks
+    return (face_mask(points, side, feather) if outline else fade(side, feather).expand(n, 1, side, side)).to(target)
+
 @patch
 def translate(self:TwoPeople,
     images:torch.Tensor, # (B, 3, C, C) in [-1, 1]
@@ -456,7 +468,6 @@ class PairSwapper:
         side = target.shape[-1]
         small = target if side == self.size else resized(target, self.size)
         picture, painted = self.model.paint(small, self.towards(small))
-        points = CANONICAL5.expand(len(target), 5, 2) * side if target_landmarks is None else target_landmarks
-        mask = face_mask(points, side, self.feather) if self.mask == "outline" else fade(side, self.feather).expand(len(target), 1, side, side)
-        if painted is not None: mask = mask.to(target) * resized(painted.to(target), side)
-        return resized(picture.to(target), side).clamp(-1, 1), mask.to(target)
+        mask = where_to_paste(target, target_landmarks, self.feather, self.mask == "outline")
+        if painted is not None: mask = mask * resized(painted.to(target), side)
+        return resized(picture.to(target), side).clamp(-1, 1), mask

@@ -6,8 +6,8 @@
 __all__ = ['COMMANDS', 'EXITS', 'TRAINABLE', 'FIRST_STEPS', 'Complaint', 'suggestion', 'Parser', 'number', 'share', 'which_face',
            'command', 'build_parser', 'quiet', 'main', 'free_place', 'run_swap', 'run_inspect', 'run_people', 'Ticker',
            'run_extract', 'describe', 'method_class', 'kind_of', 'add_options', 'data_of', 'run_train', 'open_run',
-           'run_sample', 'fitting', 'translate_files', 'run_video', 'course_folder', 'without_news', 'run_lab',
-           'run_demo']
+           'run_sample', 'fitting', 'translate_files', 'run_video', 'rivals', 'run_evaluate', 'course_folder',
+           'without_news', 'run_lab', 'run_demo']
 
 # %% ../nbs/55_cli.ipynb #c2f36a93
 import argparse
@@ -596,6 +596,56 @@ def run_video(a):
     if done.note: _say(f"note: {done.note}")
     print(f"{out}: {done.swapped:,} of {done.frames:,} frames swapped ({done.seconds:.1f} s, {done.fps:.1f} frames a second)")
 
+# %% ../nbs/55_cli.ipynb #170add43
+def _evaluate_arguments(p):
+    """All methods swap the same pairs of people whom none of them has seen, and the same code judges the results: whom a judge recognises among
+1,000 people, what became of pose and expression, how far it is to the right answer, whether it can be told from a picture that is not swapped.
+The people are drawn, so the right answer is known; with --photos they are yours, and it is not. Prints a table for each protocol.
+  deepswap evaluate --pairs 32
+  deepswap evaluate --methods faceshifter classical runs/mine --protocol normal occluded --out table
+  deepswap evaluate --photos people --encoder mobilefacenet.safetensors --methods auto classical"""
+    p.add_argument("--methods", nargs="+", default=["classical", "faceshifter"], metavar="M|RUN", help="who swaps: names as for `deepswap swap`, and runs of faceshifter (default classical faceshifter)")
+    p.add_argument("--protocol", nargs="+", choices=("normal", "cross-skin", "cross-attribute", "occluded"), metavar="NAME", help="kinds of pairs: normal (default without --photos), cross-skin, cross-attribute, occluded")
+    p.add_argument("--pairs", type=number(2, 10_000), default=64, metavar="N", help="pairs of each protocol (default 64)")
+    p.add_argument("--gallery", type=number(4, 100_000), default=1000, metavar="N", help="people among whom the judge has to find the right one (default 1000)")
+    p.add_argument("--photos", metavar="FOLDER", help="pictures of different people, one face each; needs --encoder")
+    p.add_argument("--others", metavar="FOLDER", help="other pictures of the people in --photos, by the same file names")
+    p.add_argument("--encoder", metavar="FILE", help="identity encoder that knows photographs: a MobileFaceNet (.safetensors), facenet-pytorch's weights (.pt), or 'facenet'")
+    p.add_argument("--pose", nargs="+", metavar="FILE", help="pose network that knows photographs: the two FSA-Net files (.onnx); needs the package onnxruntime")
+    p.add_argument("--out", metavar="DIR", help="folder for numbers, tables, plot and contact sheets; what is measured in it already is kept")
+    p.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, cuda:1 or mps")
+
+# %% ../nbs/55_cli.ipynb #fbf8a7a2
+def rivals(
+    methods:list, # names and runs
+    device="auto",
+)->dict: # name in the table -> swapper
+    "The swappers that `--methods` names. A trained pair is refused: it knows two people, and is asked for any two."
+    from deepswap.autoencoder import PairSwapper
+    from deepswap.core import UsageError
+    from deepswap.swap import SWAPPERS, get_swapper
+    found = {m if m in SWAPPERS else str(Path(m)): get_swapper(m, device) for m in methods if m != "none"}  # the table has that line anyway
+    if pairs := [m for m, f in found.items() if isinstance(f, PairSwapper)]: raise UsageError(f"{pairs[0]} is a trained pair; it knows two people, and this table asks for any two, so leave it out.")
+    return found
+
+@command("evaluate", "measure which method swaps best, in one table", _evaluate_arguments)
+def run_evaluate(a):
+    "Swap, judge, print; with --out also write."
+    from deepswap.core import UsageError
+    if not a.photos and (lost := [w for w in ("others", "encoder", "pose") if getattr(a, w)]): raise UsageError(f"--{lost[0]} is about photographs; give them with --photos, or leave it out.")
+    from deepswap.evaluate import evaluate, photo_task
+    swappers, protocols = rivals(a.methods, a.device), a.protocol or ([] if a.photos else ["normal"])
+    if a.photos: protocols = [*protocols, photo_task(a.photos, a.encoder, a.others, a.pose, a.pairs)]
+    with Ticker() as line: report = evaluate(swappers, protocols, a.pairs, gallery=a.gallery, out=a.out, progress=lambda share, text: line.show(f"{share:4.0%}  {text}"))
+    print("\n\n".join(report.table(p) for p in report.protocols))
+    if a.out: _sign_sheets(a.out)
+
+def _sign_sheets(folder):
+    "The contact sheets hold swapped faces: they are signed like every result."
+    from deepswap.provenance import stamp
+    for sheet in sorted(Path(folder).glob("sheet-*.jpg")): stamp(sheet, sheet, place="strip")
+    print(f"{folder}: evaluate.json, tables.md, plot.jpg and {len(list(Path(folder).glob('sheet-*.jpg')))} contact sheets")
+
 # %% ../nbs/55_cli.ipynb #6d67843e
 def _lab_arguments(p):
     "Needs a checkout of the repository and the package jupyterlab; Ctrl-C stops it."
@@ -650,4 +700,4 @@ def run_demo(a):
     from deepswap.demo import launch
     launch(port=a.port, host=a.host, open_browser=not a.no_browser, runs=a.runs)
 
-COMMANDS = {n: COMMANDS[n] for n in ("lab", "demo", "people", "extract", "train", "sample", "swap", "video", "inspect")}  # in the order of the overview
+COMMANDS = {n: COMMANDS[n] for n in ("lab", "demo", "people", "extract", "train", "sample", "swap", "video", "evaluate", "inspect")}  # in the order of the overview

@@ -16,12 +16,11 @@ import torch
 import torch.nn.functional as F
 
 from .aei import AEINet, MultiScaleDiscriminator
-from .autoencoder import AlignedPeople, fade, nearer_to_source, render_aligned, resized
+from .autoencoder import AlignedPeople, nearer_to_source, render_aligned, resized, where_to_paste
 from .classify import WEIGHTS
-from .core import CANONICAL5, DataError, UsageError, WeightsError, patch, pick_device
+from .core import DataError, UsageError, WeightsError, patch, pick_device
 from .cyclegan import psnr
 from .data import Pairs, PairLoader, PixelStore, dequantise, quantise
-from .faces import face_mask
 from .gan import get_objective
 from .identity import get_encoder, identity_faces, new_styles
 from .people import Rendered, exact_swap, sample_people
@@ -125,7 +124,6 @@ class TaughtLoader(PairLoader):
         exact = self.exact(pairs.source.index, pairs.target.index)
         return TaughtPairs(pairs.source, pairs.target, pairs.same, exact.to(pairs.target.image))
 
-# %% ../nbs/42_faceshifter.ipynb #47f7ad85
 @patch
 def exact(self:TaughtLoader,
     source:torch.Tensor, target:torch.Tensor, # (B,) numbers of pictures
@@ -306,9 +304,7 @@ class FaceShifterSwapper:
         "The sources' faces in these crops, and where."
         if source is None: raise UsageError("FaceShifter takes the face from a source picture; give one.")
         side, swapped = target.shape[-1], self.model.swap(source, target, self.share).to(target)
-        points = CANONICAL5.expand(len(target), 5, 2) * side if target_landmarks is None else target_landmarks
-        mask = face_mask(points, side, self.feather) if self.mask == "outline" else fade(side, self.feather).expand(len(target), 1, side, side)
-        return resized(swapped, side).clamp(-1, 1), mask.to(target)
+        return resized(swapped, side).clamp(-1, 1), where_to_paste(target, target_landmarks, self.feather, self.mask == "outline")
 
 # %% ../nbs/42_faceshifter.ipynb #13960533
 FACESHIFTER = "deepswap-faceshifter-v1" # in deepswap/weights

@@ -76,7 +76,7 @@ def test_help_imports_nothing_heavy():
 
 
 def test_overview_names_every_command(capsys):
-    assert list(cli.COMMANDS) == ["lab", "demo", "people", "extract", "train", "sample", "swap", "video", "inspect"]
+    assert list(cli.COMMANDS) == ["lab", "demo", "people", "extract", "train", "sample", "swap", "video", "evaluate", "inspect"]
     assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out
     assert all(f"  {n} " in out for n in cli.COMMANDS) and "exit codes" in out

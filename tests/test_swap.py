@@ -11,10 +11,14 @@ from PIL import Image
 
 from deepswap.autoencoder import AutoencoderSwap, PairSwapper
 from deepswap.classical import ClassicalSwapper, blur, rgb_to_lab
+from deepswap.cyclegan import psnr
 from deepswap.core import DeepswapError, DeviceError, ImageError, NoFaceError, SeveralFacesError, UsageError, WeightsError, to_pil, write_image
 from deepswap.faces import align_photo, find_faces
-from deepswap.people import render, sample_people
-from deepswap.swap import SWAPPERS, LitPair, Photo, add_light, get_swapper, open_pair, open_photo, swap_photo
+from deepswap.people import exact_swap, render, sample_people
+from deepswap import swap as module
+from deepswap.aei import AEINet
+from deepswap.faceshifter import FACESHIFTER, FaceShifter, FaceShifterSwapper, save_faceshifter
+from deepswap.swap import SWAPPERS, AutoSwapper, LitPair, Photo, add_light, familiarity, get_swapper, open_pair, open_photo, open_shipped, swap_photo, takes_landmarks
 from deepswap.train import RingOfGaussians, ToyGAN, Trainer, run, write_tensors
 from test_faces import checked
 
@@ -372,3 +376,193 @@ def test_added_light_is_the_blurred_difference_in_lab():
     moved = rgb_to_lab(add_light(painted, own, target, one)) - rgb_to_lab(painted)
     expected = blur(rgb_to_lab(target) - rgb_to_lab(own), 3.2)
     assert (moved - expected).abs().mean() < 0.2 and moved.abs().mean() > 0.3
+
+
+# ---- a network for any two people, and auto ----
+
+def painter(good, size=32):
+    "A network that gives back what `good` says of a crop, and paints everything else grey; swaps are red."
+    model = FaceShifter(size=size, width=2, ndf=4)
+    red = torch.tensor(RED)[:, None, None]
+
+    def swap(source, target, share=1.):
+        same = source.shape == target.shape and torch.equal(source, target)
+        return torch.stack([(x if good(x) else 0 * x) if same else red.expand_as(x) for x in torch.nn.functional.interpolate(target, (size, size))])
+    model.swap = swap
+    return FaceShifterSwapper(model)
+
+
+def bright(x): return float(x.mean()) > -0.6
+
+
+@pytest.fixture()
+def by_light(people):
+    "Two pictures that the network knows and two that it does not."
+    dark = [im.point(lambda v: v // 8) for im in people[:2]]
+    faces = [find_faces(im) for im in people[:2]]
+    auto = AutoSwapper(painter(bright), ClassicalSwapper(device="cpu"))
+    return auto, [Photo(im, f, "the picture") for im, f in zip(people, faces)], [Photo(im, f, "the picture") for im, f in zip(dark, faces)]
+
+
+def test_auto_takes_the_network_where_it_knows_both_faces(by_light):
+    auto, known, unknown = by_light
+    r = swap_photo(known[0], known[1], auto)
+    assert r.method == "faceshifter" and r.note == "" and (middle(r.image, r.faces[0]) - torch.tensor(RED)).abs().max() < 0.03
+    plain = swap_photo(known[0], unknown[1], "classical")
+    assert plain.method == "classical" and plain.note == ""
+    for a, b, says in ((known[0], unknown[1], "like that of the target ("), (unknown[0], known[1], "like that of the source ("), (unknown[0], unknown[1], "like that of the source (")):
+        r = swap_photo(a, b, auto)
+        assert r.method == "classical" and r.note.startswith("The classical swap was used") and says in r.note and r.note.endswith("dB.") and ("and that of the target" in r.note) == (a is unknown[0] and b is unknown[1])
+        assert r.crops[0][0].shape[-1] > 100, "at the photo's own resolution"
+        if b is unknown[1] and a is known[0]: assert np.array_equal(np.asarray(r.image), np.asarray(plain.image))
+
+
+def test_one_face_that_is_not_known_decides_for_all(by_light):
+    auto, known, unknown = by_light
+    both = open_photo(Image.fromarray(np.concatenate([np.asarray(p.image) for p in (known[1], known[0])], 1)))
+    assert swap_photo(known[0], both, auto, face="all").method == "faceshifter"
+    half = np.array(both.image)
+    half[:, :256] //= 8
+    mixed = Photo(Image.fromarray(half), both.faces, "the picture")
+    r = swap_photo(known[0], mixed, auto, face="all")
+    assert r.method == "classical" and "that of the target" in r.note and len(r.faces) == 2
+
+
+def test_auto_and_a_size(by_light):
+    auto, known, _ = by_light
+    assert swap_photo(known[0], known[1], auto, size=32).method == "faceshifter"
+    r = swap_photo(known[0], known[1], auto, size=96)
+    assert r.method == "classical" and "works at 32 pixels, not at 96" in r.note and r.crops[0][0].shape[-1] == 96
+
+
+def test_familiarity_is_the_distance_to_the_own_picture_inside_the_face():
+    x = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 0.5
+    s = painter(lambda _: True)
+    s.model.swap = lambda a, b, share=1.: b + torch.tensor([0.02, 0.2, 0.0])[:, None, None, None]
+    assert torch.allclose(familiarity(s, x)[:2], 10 * torch.log10(4 / torch.tensor([0.02, 0.2]) ** 2), atol=1e-3) and familiarity(s, x)[2] > 90
+    s.model.swap = lambda a, b, share=1.: torch.cat([torch.zeros_like(b[..., :4, :]), b[..., 4:, :]], -2)
+    assert familiarity(s, x).min() > 90, "the hair does not count"
+
+
+def test_the_share_reaches_the_network(by_light, people):
+    auto, known, unknown = by_light
+    half = get_swapper(auto, share=0.5)
+    assert half.network.share == 0.5 and half.network.model is auto.network.model and auto.network.share == 1 and half.least == auto.least
+    assert swap_photo(known[0], unknown[1], auto, share=0.5).note.endswith("The share of the source was left out.")
+    for method in ("classical", "none", lambda s, t: (t, t[:, :1])):
+        with pytest.raises(UsageError, match="only a FaceShifter can mix"): swap_photo(*people[:2], method, share=0.5)
+    for share in (-0.1, 1.5, "half", True, float("nan")):
+        with pytest.raises(UsageError, match="from 0 to 1"): swap_photo(*people[:2], auto, share=share)
+
+
+def test_who_takes_landmarks():
+    assert takes_landmarks(ClassicalSwapper()) and takes_landmarks(painter(bright)) and not takes_landmarks(lambda s, t: (t, t)) and not takes_landmarks(print)
+
+
+# ---- the network that is shipped ----
+
+@pytest.fixture(scope="module")
+def shipped():
+    return open_shipped("cpu")
+
+
+def drawn_pairs(n, seed=940_001, **scene):
+    p = sample_people(2 * n, "easy", seed=seed)
+    p.scene = p.scene.replace(zoom=0.65, **scene)
+    s, t = p[torch.arange(n)], p[torch.arange(n, 2 * n)]
+    return [[to_pil(x) for x in render(k, 256).image] for k in (s, t, exact_swap(s, t))]
+
+
+def test_it_is_better_than_nothing_and_than_the_classical_swap(shipped):
+    gains = []
+    for s, t, exact in zip(*drawn_pairs(4)):
+        r, c = swap_photo(s, t, shipped), swap_photo(s, t, "classical")
+        score = [float(psnr(*(align_photo(im, r.faces[0].landmarks, 128)[0] for im in (x, exact)))) for x in (r.image, c.image, t)]
+        gains.append([score[0] - score[1], score[0] - score[2]])
+    assert np.mean(gains, 0).min() > 1, gains
+
+
+def test_auto_draws_people_and_leaves_photographs_alone(shared):
+    s, t, _ = drawn_pairs(3)
+    methods = [swap_photo(a, b).method for a, b in zip(s, t)]
+    assert methods.count("faceshifter") >= 2, methods
+    folder = shared / "data/london/neutral"
+    for a, b in (("001", "004"), ("066", "104")):
+        r = swap_photo(folder / f"{a}.jpg", folder / f"{b}.jpg")
+        assert r.method == "classical" and "does not know" in r.note
+
+
+def test_it_is_read_once_and_quickly(shipped):
+    import time
+    module._read_once.cache_clear()
+    start = time.perf_counter()
+    first = open_shipped("cpu")
+    assert time.perf_counter() - start < 3 and open_shipped("cpu").model is first.model
+
+
+def test_half_of_the_source(shipped):
+    (s,), (t,), _ = drawn_pairs(1)
+    crop = lambda share: swap_photo(s, t, shipped, share=share).crops[0][2]
+    none, half, whole = (crop(x) for x in (0., .5, 1.))
+    assert (half - none).abs().mean() < (whole - none).abs().mean() and (half - whole).abs().mean() < (whole - none).abs().mean()
+    assert torch.equal(whole, swap_photo(s, t, shipped).crops[0][2])
+
+
+@pytest.mark.parametrize("method", ["auto", "faceshifter"])
+@pytest.mark.parametrize("file", ["face/lisa1.jpg", "face/composite_f_multi.jpg", "hard/intel_female_f20.png", "hard/london004_mask.jpg", "hard/london066_eyesbar.jpg", "hard/london104_gray.png", "hard/london134_32px.png", "hard/london001_dark.jpg"])
+def test_odd_faces_give_a_picture_or_a_sentence(shared, people, file, method):
+    "A painting, an average, a head turned aside, a mask, dark glasses, grey, tiny, dark: as the source and as the target."
+    path = shared / "data/stills" / file
+    for a, b in ((people[0], path), (path, people[0])):
+        try: r = swap_photo(a, b, method)
+        except DeepswapError as e:
+            assert str(e).endswith(".") and "\n" not in str(e) and len(str(e)) < 400
+            continue
+        assert r.image.size == r.target.image.size and r.method in ("faceshifter", "classical") and len(r.note) < 300
+        assert all(bool(torch.isfinite(x).all()) for x in (*r.crops[0], *r.masks)), "no holes"
+        changed = (np.asarray(r.image) != np.asarray(r.target.image)).any(2)
+        assert 0.0005 < changed.mean() < 0.5
+
+
+@pytest.mark.parametrize("method", ["auto", "faceshifter"])
+def test_a_face_at_the_edge(people, method):
+    cut = people[1].crop((100, 0, 256, 256))
+    try: r = swap_photo(people[0], cut, method)
+    except DeepswapError as e:
+        assert str(e).endswith(".")
+        return
+    assert r.image.size == cut.size and bool(torch.isfinite(r.crops[0][2]).all())
+
+
+def test_a_drawing_without_a_face_and_the_same_photo_twice(people):
+    from PIL import ImageDraw
+    stick = Image.new("RGB", (256, 256), "white")
+    d = ImageDraw.Draw(stick)
+    d.ellipse((78, 40, 178, 160), outline="black", width=3)
+    d.line((128, 160, 128, 240), fill="black", width=3)
+    for method in ("auto", "faceshifter"):
+        with pytest.raises(NoFaceError, match="target"): swap_photo(people[0], stick, method)
+        with pytest.raises(UsageError, match="same face of the same picture"): swap_photo(people[0], people[0], method)
+
+
+def test_weights_that_are_damaged_get_one_sentence(people, tmp_path, monkeypatch):
+    whole = (module.WEIGHTS / f"{FACESHIFTER}.safetensors").read_bytes()
+    changed = bytearray(whole)
+    changed[-5000] ^= 1
+    file = tmp_path / f"{FACESHIFTER}.safetensors"
+    monkeypatch.setattr(module, "WEIGHTS", tmp_path)
+    for data, says in ((None, "There is no checkpoint"), (whole[:-1000], "cut short"), (whole[:50], "cut short"), (bytes(changed), "does not match its checksum"), (b"", "can't be read")):
+        if data is not None: file.write_bytes(data)
+        for method in ("auto", "faceshifter", *([file] if data is not None else [])):
+            with pytest.raises(WeightsError, match=says) as e: swap_photo(people[0], people[1], method)
+            assert str(e.value).endswith(".") and "\n" not in str(e.value)
+
+
+def test_an_encoder_of_another_size(people, tmp_path):
+    small = FaceShifter(size=32, width=2, ndf=4)
+    save_faceshifter(small, tmp_path / "good.safetensors")
+    r = swap_photo(people[0], people[1], tmp_path / "good.safetensors")
+    assert r.method == "faceshifter" and r.crops[0][2].shape[-1] == 32
+    small.generator = AEINet(32, 2, small.who.dim * 2).generator
+    save_faceshifter(small, tmp_path / "odd.safetensors")
+    with pytest.raises(WeightsError, match="in the checkpoint and"): swap_photo(people[0], people[1], tmp_path / "odd.safetensors")
