@@ -407,11 +407,13 @@ def make_sheets(
     kind:str="PNG", # as for `seal`
 )->Made: # the same, with `sheets`, or a note that says why not
     "The sheets for the first face, drawn by the method's own network, or else by the page's."
-    shifters = {n: s for n, (_, s) in methods.items() if isinstance(s, FaceShifterSwapper)}
-    shifter = shifters.get(made.name) or next(iter(shifters.values()), None)
-    if names and not shifter: made.notes.append("There is no FaceShifter on this page that could show its mixture or its masks.")
-    elif names and made.crops[0] is None: made.notes.append("A trained pair takes no source picture, so there is no mixture and no mask to show.")
-    else: made.sheets = {n: seal(SHEETS[n](shifter.model, *made.crops[:2]), folder, n, shifter.method, kind=kind) for n in names}
+    if not names: return made
+    models = {n: s.model for n, (_, s) in methods.items() if isinstance(s, FaceShifterSwapper)}
+    model = models.get(made.name) or next(iter(models.values()), None)
+    network = getattr(model, "faceshifter", model) # the first stage, where there are two
+    if network is None: made.notes.append("There is no FaceShifter on this page that could show its mixture or its masks.")
+    elif made.crops[0] is None: made.notes.append("A trained pair takes no source picture, so there is no mixture and no mask to show.")
+    else: made.sheets = {n: seal(SHEETS[n](network, *made.crops[:2]), folder, n, network.name, kind=kind) for n in names}
     return made
 
 # %% ../nbs/54_demo.ipynb #1f0b9b9b

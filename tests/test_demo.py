@@ -1,5 +1,6 @@
 "The page's handlers, its desk and its server; the browser has its own file."
 
+import copy
 import io
 import os
 import shutil
@@ -10,6 +11,7 @@ import time
 import zipfile
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -335,6 +337,18 @@ def test_masks_are_in_the_colour_of_who_decides(bias, role):
     for n in range(3, 3 + len(network.generator.blocks)):
         assert np.abs(tile(sheet, n) - color).max() <= 1, n
     assert np.abs(tile(sheet, 0) - color).mean() > 5
+
+
+def test_of_a_method_with_two_stages_the_first_is_looked_into(few, tmp_path):
+    first, second = few["small"][1], copy.copy(few["small"][1])
+    second.model = SimpleNamespace(faceshifter=first.model)
+    seen = []
+    for name, methods in (("second", {"second": ("two stages", second), "small": few["small"]}), ("small", few)):
+        made = SimpleNamespace(name=name, crops=tuple(torch.zeros(2, 1, 3, 64, 64)), notes=[], sheets={})
+        demo.make_sheets(made, tmp_path, ["mixture"], methods)
+        seen.append(tile(read_image(made.sheets["mixture"]), 0))
+        assert made.notes == []
+    assert np.abs(seen[0] - seen[1]).mean() < 2, "the same network drew both"
 
 
 def test_sheets_are_signed_and_held_by_the_visitor(few, examples, desk):
