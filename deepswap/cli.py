@@ -594,7 +594,7 @@ def run_video(a):
                                device=a.device, progress=lambda share, text: line.show(f"{share:4.0%}  {text}"), source_face=a.source_face, sound=not a.no_sound, quality=a.quality, share=a.share)
         except KeyboardInterrupt: raise KeyboardInterrupt("interrupted; the same command goes on where it stopped, with --restart it begins anew.") from None
     if done.note: _say(f"note: {done.note}")
-    print(f"{out}: {done.swapped:,} of {done.frames:,} frames swapped ({done.seconds:.1f} s, {done.fps:.1f} frames a second)")
+    print(f"{out}: {done.swapped:,} of {done.frames:,} frames swapped ({done.method}, {done.seconds:.1f} s, {done.fps:.1f} frames a second)")
 
 # %% ../nbs/55_cli.ipynb #170add43
 def _evaluate_arguments(p):

@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['SWAPPERS', 'FAMILIAR', 'PAIRS', 'ONE_FOR_ALL', 'get_swapper', 'Photo', 'open_photo', 'swap_face', 'in_crop',
-           'takes_landmarks', 'open_shipped', 'self_swap', 'familiarity', 'AutoSwapper', 'settled', 'method_of',
-           'SwapResult', 'check_size', 'open_source', 'swap_photo', 'open_pair', 'open_trained', 'add_light', 'LitPair']
+           'takes_landmarks', 'open_shipped', 'self_swap', 'glance', 'Acquaintance', 'save_acquaintance',
+           'open_acquaintance', 'seal', 'AutoSwapper', 'open_auto', 'settled', 'method_of', 'SwapResult', 'check_size',
+           'open_source', 'swap_photo', 'open_pair', 'open_trained', 'add_light', 'LitPair']
 
 # %% ../nbs/51_swap.ipynb #89bf73ef
 import importlib
 import inspect
 import os
 import time
+import zlib
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,14 +22,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .core import CANONICAL5, DeepswapError, ImageError, UsageError, WeightsError, pick_device, read_image
+from .core import DeepswapError, ImageError, UsageError, WeightsError, pick_device, read_image
 from .autoencoder import PairSwapper, TwoPeople, resized
 from .classical import ClassicalSwapper, blur, lab_to_rgb, rgb_to_lab
 from .classify import WEIGHTS
-from .cyclegan import psnr
-from .faces import (Face, align_photo, apply_affine, choose_faces, face_mask, find_faces, native_size, paste_photo)
+from .faces import (Face, align_photo, apply_affine, choose_faces, find_faces, native_size, paste_photo)
 from .faceshifter import FACESHIFTER, FaceShifterSwapper, load_faceshifter
-from .train import METHODS, find_checkpoint, load_method, read_tensors
+from .train import METHODS, find_checkpoint, load_method, read_tensors, write_tensors
 
 # %% ../nbs/51_swap.ipynb #8b08ba3c
 def _nothing(source:torch.Tensor, target:torch.Tensor)->tuple:
@@ -35,7 +36,7 @@ def _nothing(source:torch.Tensor, target:torch.Tensor)->tuple:
     return target.clone(), torch.ones_like(target[:, :1])
 
 SWAPPERS = { # name on the command line -> (what it is, how to make it on a device)
-    "auto": ("the network where it knows such faces, else the classical swap", lambda device: AutoSwapper(open_shipped(device), ClassicalSwapper(device=device))),
+    "auto": ("the network where it knows such faces, else the classical swap", lambda device: open_auto(device)),
     "faceshifter": ("a network for any two people, trained on drawn ones", lambda device: open_shipped(device)),
     "classical": ("align, warp, colour, Poisson; no training", lambda device: ClassicalSwapper(device=device)),
     "none": ("leaves the target as it is, for comparison", lambda device: _nothing),
@@ -138,7 +139,7 @@ def _read_once(file, changed, device): return load_faceshifter(file, device)
 def _shared(swapper, share:float):
     "The same swapper with another share of the source."
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1: raise UsageError(f"The share of the source is {share!r}; give a number from 0 to 1.")
-    if isinstance(swapper, AutoSwapper): return AutoSwapper(_shared(swapper.network, share), swapper.other, swapper.least)
+    if isinstance(swapper, AutoSwapper): return AutoSwapper(_shared(swapper.network, share), swapper.other, swapper.known)
     if isinstance(swapper, FaceShifterSwapper): return type(swapper)(swapper.model, swapper.feather, swapper.mask, share)
     raise UsageError("A share of the source was asked for, but only a FaceShifter can mix two faces; leave `share` out, or choose 'faceshifter'.")
 
@@ -154,53 +155,113 @@ def self_swap(
     else: return None
     return resized(own.to(target), target.shape[-1])
 
+# %% ../nbs/51_swap.ipynb #1d5c38ff
 @torch.no_grad()
-def familiarity(
+def glance(
     network, # a `FaceShifterSwapper`
     crops:torch.Tensor, # (B, 3, S, S) aligned faces
-)->torch.Tensor: # (B,) in dB
-    "How well a network gives a face back when it is asked to swap it with itself, inside the face."
-    small = resized(crops, network.size)
-    own, where = self_swap(network, small), face_mask(CANONICAL5 * network.size, network.size).to(small)
-    return torch.stack([psnr(own[i:i + 1], small[i:i + 1], where) for i in range(len(small))])
+)->torch.Tensor: # (B, D)
+    "What the network's attribute encoder sees in faces: mean and spread of each channel of its two coarsest maps."
+    model = getattr(network.model, "faceshifter", network.model).eval()
+    maps = model.attributes(resized(crops, network.size).to(next(model.parameters()).device))[:2]
+    return torch.cat([f(m) for m in maps for f in (lambda m: m.mean((2, 3)), lambda m: m.std((2, 3), correction=0))], 1).float().cpu()
 
-# %% ../nbs/51_swap.ipynb #1d5c38ff
-FAMILIAR = 22. # dB, the least familiarity that the shipped network needs; measured in benchmarks/known.py
+# %% ../nbs/51_swap.ipynb #36e7e40d
+class Acquaintance:
+    "What a network is used to: the directions in which its glances at faces like those it learned from differ. What lies in none of them is strange."
+    def __init__(self,
+        mean:torch.Tensor, scale:torch.Tensor, # (D,) of the usual glances
+        basis:torch.Tensor, # (K, D), orthonormal: the usual directions
+        limit:float=1., # what may be strange; see benchmarks/known.py
+    ): self.mean, self.scale, self.basis, self.limit = mean, scale, basis, limit
 
+    @classmethod
+    def learn(cls,
+        seen:torch.Tensor, # (N, D) from `glance`, at faces that are usual
+        keep:int=64, # directions
+    )->"Acquaintance":
+        "From many usual faces: the first principal directions."
+        mean, scale = seen.mean(0), seen.std(0) + 1e-3
+        return cls(mean, scale, torch.linalg.svd((seen - mean) / scale, full_matrices=False)[2][:keep])
+
+    def strangeness(self,
+        seen:torch.Tensor, # (B, D) from `glance`
+    )->torch.Tensor: # (B,) above 1: the network does not know such faces
+        "Mean square of what no usual direction explains, as a share of the limit."
+        z = (seen - self.mean) / self.scale
+        return (z - z @ self.basis.T @ self.basis).square().mean(1) / self.limit
+
+# %% ../nbs/51_swap.ipynb #2d58a6d9
+FAMILIAR = "deepswap-familiar-v1" # in deepswap/weights, beside the network it belongs to
+
+def save_acquaintance(
+    known:Acquaintance,
+    path, # ends in .safetensors
+    network, # the `FaceShifterSwapper` it belongs to
+    about:dict=None, # how it was made, as JSON can hold it
+)->Path:
+    "Write it with checksums, whole or not at all."
+    return write_tensors(path, {k: getattr(known, k) for k in ("mean", "scale", "basis")}, {"acquaintance": {"limit": known.limit, "of": seal(network)}, "about": about or {}})
+
+def open_acquaintance(
+    path, # from `save_acquaintance`
+    network, # a `FaceShifterSwapper`
+)->Acquaintance:
+    "Read it. Raises `WeightsError` in one sentence, also where it belongs to another network."
+    tensors, info = read_tensors(path)
+    if "acquaintance" not in info: raise WeightsError(f"{path} does not say what a network is used to; make it with benchmarks/known.py.")
+    if info["acquaintance"]["of"] != seal(network): raise WeightsError(f"{path} belongs to another network than the one it lies beside; make it again with benchmarks/known.py.")
+    return Acquaintance(**tensors, limit=info["acquaintance"]["limit"])
+
+def seal(network)->str:
+    "Eight characters that tell a network from another: a checksum of the first layer of its attribute encoder."
+    first = next(getattr(network.model, "faceshifter", network.model).attributes.parameters()).detach().float().cpu()
+    return f"{zlib.crc32(first.numpy().tobytes()):08x}"
+
+# %% ../nbs/51_swap.ipynb #7840e29a
 class AutoSwapper:
     "The network where it knows both faces, else another swapper."
     method, size = "auto", None
     def __init__(self,
         network, # a `FaceShifterSwapper`
         other, # any swapper, for faces the network does not know
-        least:float=FAMILIAR, # dB of `familiarity` that a face needs
-    ): self.network, self.other, self.least = network, other, least
+        known, # the network's `Acquaintance`; or a sentence that says why there is none, and then it is not asked
+    ): self.network, self.other, self.known = network, other, known
 
     def choose(self,
         source:torch.Tensor, target:torch.Tensor, # (B, 3, S, S) aligned faces, any number of each
         size:int=None, # of the crop, where the user asked for one
-        typical=torch.amin, # of several targets: what counts
+        typical=torch.amax, # of several targets: what counts
     )->tuple: # the swapper, and a sentence if it is not the network
         "One decision for all of these faces."
         use = f"The {method_of(self.other)} swap was used, since the network"
         if size not in (None, self.network.size): return self.other, f"{use} works at {self.network.size} pixels, not at {size}."
-        db = {"source": float(familiarity(self.network, source).amin()), "target": float(typical(familiarity(self.network, target)))}
-        unknown = [k for k, v in db.items() if not v >= self.least]
-        if not unknown: return self.network, ""
-        least = "" if self.network.share == 1 else " The share of the source was left out."
-        return self.other, f"{use} does not know faces like {' and '.join(f'that of the {k} ({db[k]:.1f} dB)' for k in unknown)}; it needs {self.least:g} dB.{least}"
+        if isinstance(self.known, str): return self.other, f"The {method_of(self.other)} swap was used: {self.known}"
+        odd = {k: float(of(self.known.strangeness(glance(self.network, x)))) for k, x, of in (("source", source, torch.amax), ("target", target, typical))}
+        faces = [f"that of the {k} ({v:.1f})" for k, v in odd.items() if not v <= 1]
+        if not faces: return self.network, ""
+        return self.other, f"{use} does not know faces like {' and '.join(faces)}; 1 is the most that may be strange in a face." + " The share of the source was left out." * (self.network.share != 1)
 
     def __call__(self, source, target, source_landmarks=None, target_landmarks=None):
         swapper, _ = self.choose(source, target)
         return swapper(source, target, source_landmarks, target_landmarks) if takes_landmarks(swapper) else swapper(source, target)
 
-# %% ../nbs/51_swap.ipynb #36e7e40d
+# %% ../nbs/51_swap.ipynb #b9700bc3
+def open_auto(
+    device="auto",
+)->AutoSwapper:
+    "What comes with deepswap: the FaceShifter for faces that it knows, the classical swap for others. Raises `WeightsError` in one sentence."
+    network = open_shipped(device)
+    try: known = open_acquaintance(WEIGHTS / f"{FAMILIAR}.safetensors", network)
+    except WeightsError as e: known = str(e)
+    return AutoSwapper(network, ClassicalSwapper(device=device), known)
+
 def settled(
     swapper, # as `get_swapper` gives it
     sources:list, targets:list, # of (Pillow picture, Face)
     size:int=None, # of the crop, where the user asked for one
     device=None,
-    typical=torch.amin, # of several targets: what counts
+    typical=torch.amax, # of several targets: what counts
 )->tuple: # the swapper, and a sentence if 'auto' did not take the network
     "What 'auto' decides for these faces; every other swapper stays as it is."
     if not isinstance(swapper, AutoSwapper): return swapper, ""

@@ -513,6 +513,7 @@ class VideoResult:
     notes:list=field(default_factory=list) # what the user should know, a sentence each
     stages:dict=field(default_factory=dict) # seconds of work of each stage; they overlap, so the longest sets the pace
     resumed:int=0 # frames that an earlier run had finished
+    method:str="other" # what swapped: of 'auto', what it chose
 
     @property
     def note(self)->str:
@@ -851,4 +852,4 @@ def swap_video(
     job.deliver(sound)
     tell(1.0, "Done")
     seconds = time.perf_counter() - start
-    return VideoResult(out, job.finished, job.record["swapped"], seconds, (job.finished - before) / seconds, notes + job.notes(), stages, before)
+    return VideoResult(out, job.finished, job.record["swapped"], seconds, (job.finished - before) / seconds, notes + job.notes(), stages, before, job.method)

@@ -502,7 +502,7 @@ def test_video_both_ways(capsys, clip, pair, pictures, tmp_path):
     out, before = tmp_path / "out.mp4", clip.read_bytes()
     assert cli.main(["video", "--source", str(pictures / "ben.png"), "--target", str(clip), "--out", str(out), "--method", "classical"]) == 0
     said = capsys.readouterr()
-    assert "9 of 9 frames swapped" in said.out and said.err == ""
+    assert "9 of 9 frames swapped (classical, " in said.out and said.err == ""
     assert cli.main(["inspect", str(out)]) == 0
     said = capsys.readouterr().out
     assert "this video is synthetic" in said and "method classical" in said

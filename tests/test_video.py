@@ -21,6 +21,7 @@ from PIL import Image
 
 import deepswap.video as module
 from deepswap.autoencoder import AutoencoderSwap, PairSwapper
+from deepswap.faceshifter import FaceShifter, FaceShifterSwapper
 from deepswap.core import DataError, DeepswapError, ImageError, NoFaceError, OutputError, UsageError, to_pil, write_image
 from deepswap.people import People, render, sample_people, scene_path
 from deepswap.provenance import inspect
@@ -560,6 +561,44 @@ def test_a_trained_pair_needs_no_source(clip, source, tmp_path):
     auto = pixels(r.path)[7]
     assert difference(a, b) > 0.05 and min(difference(auto, a), difference(auto, b)) == 0
     with pytest.raises(UsageError, match="leave the source"): swap(source, clip, tmp_path / "out.mp4", pair)
+
+
+class Unsure(module.AutoSwapper):
+    "Asks, as `auto` does, and remembers what it was shown."
+    def __init__(self, answer): self.network, self.answer, self.asked = tint, answer, []
+    def choose(self, source, target, size=None, typical=None):
+        self.asked.append((len(source), len(target), size, typical(torch.tensor([3., 1., 2.]))))
+        return self.answer
+
+
+def test_auto_decides_once_for_the_clip(clip, source, tmp_path):
+    known, unknown = Unsure((tint, "")), Unsure((lambda s, t: (t, torch.ones_like(t[:, :1])), "It was left to another."))
+    r = swap(source, clip, tmp_path / "a.mp4", known)
+    assert r.note == "" and difference(pixels(r.path)[7], pixels(swap(source, clip, tmp_path / "b.mp4").path)[7]) == 0
+    assert known.asked == [(1, 1, None, 2)], "once, about a frame of each second; the middle one counts"
+    r = swap(source, clip, tmp_path / "c.mp4", unknown, size=64)
+    assert r.note == "It was left to another." and r.swapped == 24 and len(unknown.asked) == 1 and unknown.asked[0][2] == 64
+    assert difference(pixels(r.path)[7], pixels(clip)[7]) < 2
+
+
+def test_faces_to_decide_by(frames, tmp_path):
+    late = write_clip(wall(20) + frames[:10] + wall(45), tmp_path / "late.mp4", tone=0)
+    found = module.some_faces(Clip(late), device="cpu")
+    assert len(found) == 1 and found[0][1].landmarks.shape == (5, 2), "of the frames 0, 25 and 50 the second shows a face"
+    assert len(module.some_faces(Clip(write_clip(frames[:1] * 80, tmp_path / "still.mp4", tone=0)), device="cpu", n=2)) == 2
+    assert module.some_faces(Clip(write_clip(wall(30), tmp_path / "wall.mp4", tone=0)), device="cpu") == []
+
+
+def test_a_faceshifter_paints_a_clip_in_its_own_colours(clip, source, tmp_path):
+    s = FaceShifterSwapper(FaceShifter(size=32, width=2, ndf=4))
+    red = torch.tensor([0.7, -0.6, -0.6])[:, None, None]
+    s.model.swap = lambda a, b, share=1.: (b if a is b else red.expand(len(b), 3, *b.shape[-2:])).contiguous()
+    r = swap(source, clip, tmp_path / "out.mp4", s, label=False)
+    assert inspect(r.path).credentials.method == "faceshifter" and r.swapped == 24
+    x = pixels(r.path)[12].astype(int)
+    changed_here = np.abs(x - pixels(clip)[12].astype(int)).sum(2) > 100
+    assert changed_here.mean() > 0.02 and (x[..., 0] - x[..., 2])[changed_here].mean() > 100, "red stays red: the network saw the target's light itself"
+    with pytest.raises(UsageError, match="only a FaceShifter"): swap(source, clip, tmp_path / "out2.mp4", "classical", share=0.5)
 
 
 def test_side_by_side(clip, source, tmp_path):
