@@ -6,7 +6,7 @@
 __all__ = ['EXAMPLE_PEOPLE', 'KEEP_SECONDS', 'MAX_UPLOAD', 'MAX_DEMO_PIXELS', 'PREFIX', 'PAGE', 'ACCENT', 'SHEETS', 'CSS',
            'STEPS', 'MORE', 'CONSENT', 'LAUNCH', 'load_gradio', 'example_people', 'example_pictures', 'Claims',
            'clear_dead', 'Desk', 'open_upload', 'polite', 'number_faces', 'Seen', 'look', 'page_methods', 'can_mix',
-           'choose_method', 'Uploads', 'Made', 'seal', 'part_of', 'make_swap', 'make_others', 'tile_sheet',
+           'choose_method', 'Uploads', 'Made', 'seal', 'part_of', 'make_swap', 'notes_on', 'make_others', 'tile_sheet',
            'mixture_sheet', 'mask_sheet', 'make_sheets', 'Handlers', 'page_theme', 'logo_svg', 'upload_class',
            'verdict_card', 'chapter_url', 'how_html', 'build_demo', 'pick_port', 'launch']
 
@@ -34,7 +34,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .autoencoder import PairSwapper
 from .core import DeepswapError, ImageError, UsageError, cache_dir, read_image, to_pil, to_uint8, write_image
-from .faces import choose_faces, find_faces
+from .faces import choose_faces, find_faces, native_size
 from .faceshifter import FaceShifter, FaceShifterSwapper
 from .people import People, render, sample_people
 from .provenance import PLACES, inspect, stamp
@@ -337,7 +337,15 @@ def make_swap(
     file = seal(result.image, folder, name, result.method, place, kind)
     before = write_image(target.image, Path(folder) / "before.jpg")
     tell(1., "Done")
-    return Made(file, before, name, result.method, len(result.faces), time.time() - start, result.seconds, inspect(file), [result.note] * bool(result.note), result.crops[0])
+    return Made(file, before, name, result.method, len(result.faces), time.time() - start, result.seconds, inspect(file), notes_on(result), result.crops[0])
+
+def notes_on(
+    result, # of `swap_photo`
+)->list: # sentences
+    "What the visitor should know: what the swap says itself, and whether the face was drawn smaller than it is shown."
+    drawn, shown = result.crops[0][2].shape[-1], native_size(result.faces[0].landmarks)
+    soft = f"The face was drawn in a square of {drawn} pixels and enlarged to {shown}, so it is softer than the picture around it."
+    return [n for n in (result.note, soft if shown > 1.5 * drawn else "") if n]
 
 # %% ../nbs/54_demo.ipynb #faa62101
 def make_others(
