@@ -299,6 +299,7 @@ class Made:
     others: dict = field(default_factory=dict) # name of a method -> Made, where all were asked for
     sheets: dict = field(default_factory=dict) # name of a sheet -> its file, where it was asked for
 
+# %% ../nbs/54_demo.ipynb #980847f7
 def seal(
     image:Image.Image, # what was made
     folder, # where it is written
@@ -385,6 +386,7 @@ def tile_sheet(
     draw.text((gap, sheet.height - 130), legend, fill=PALETTE["ink"], font=font)
     return sheet
 
+# %% ../nbs/54_demo.ipynb #b2fb1f98
 def mixture_sheet(
     network:FaceShifter, # trained
     source:torch.Tensor, target:torch.Tensor, # (1, 3, H, H) aligned crops
@@ -393,7 +395,6 @@ def mixture_sheet(
     tiles = [(f"{share:.0%}", network.swap(source, target, share)) for share in (0., .25, .5, .75, 1.)]
     return tile_sheet([*tiles, ("the source", source)], "How much of the source there is in the drawing.\n0%: the target, drawn as itself.")
 
-# %% ../nbs/54_demo.ipynb #b2fb1f98
 def mask_sheet(
     network:FaceShifter, # trained
     source:torch.Tensor, target:torch.Tensor, # (1, 3, H, H) aligned crops
@@ -407,6 +408,7 @@ def mask_sheet(
 
 SHEETS = {"mixture": mixture_sheet, "attention masks": mask_sheet} # what can be asked for -> who draws it
 
+# %% ../nbs/54_demo.ipynb #4526fade
 def make_sheets(
     made:Made, # the swap that was asked for
     folder, # where the sheets are written
