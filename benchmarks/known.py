@@ -25,7 +25,7 @@ import torch  # noqa: E402
 
 from deepswap.autoencoder import render_aligned, resized  # noqa: E402
 from deepswap.classical import ClassicalSwapper  # noqa: E402
-from deepswap.core import CANONICAL5, read_image, to_pil, write_json  # noqa: E402
+from deepswap.core import CANONICAL5, read_image, to_pil, write_json, write_text  # noqa: E402
 from deepswap.cyclegan import psnr  # noqa: E402
 from deepswap.faces import align_photo, face_mask, find_faces  # noqa: E402
 from deepswap.people import exact_swap, render, sample_people  # noqa: E402
@@ -34,6 +34,21 @@ from deepswap.train import read_tensors, write_tensors  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "known.json"
 SIDE = 320  # of a drawn photo
+CARD = """# {name}
+
+What the shipped FaceShifter is used to: mean, spread and {directions} principal directions of what its attribute encoder sees in faces (its two coarsest maps), and the limit above which a face counts as strange. `deepswap.swap.AutoSwapper` asks it before it uses the network. It knows nobody and paints nothing.
+
+| | |
+|---|---|
+| belongs to | deepswap-faceshifter-v1, first layer {network}; for other weights it is refused, and `auto` then takes the classical swap |
+| made from | {fit} procedural people, half of them easy and half hard, whom the network was not trained on; the limit from {faces} further faces, drawn ones and photographs |
+| made by | `python benchmarks/known.py --record`, which also measured these numbers (`benchmarks/results/known.json`) |
+| drawn faces that count as strange | {drawn:.1%} |
+| photographs that count as known | {photographs:.1%} |
+| pairs of a drawn face and a photograph in the right order | {separates:.1%}; by the dB of the face swapped with itself {plain:.1%} |
+| limits | measured on upright portraits of good quality; a photograph in poor light may pass for a drawing, and a drawing with a rare hat for a photograph. It says nothing about who may be swapped. |
+| licence | Apache-2.0, as the rest of the repository |
+"""
 LONDON, GENERATED = "London portraits", "generated portraits"
 
 
@@ -114,6 +129,12 @@ def faces(network, crops, fit, seed=905_001):
         "drawn and not known": round(float((inside > 1).float().mean()), 4), "photographs and known": round(float((outside <= 1).float().mean()), 4)}
 
 
+def card(network, found, known):
+    "What the file is, for people."
+    return CARD.format(name=FAMILIAR, directions=len(known.basis), network=network, fit=found["fit"], faces=sum(s["n"] for s in found["strangeness"].values()), drawn=found["drawn and not known"],
+                       photographs=found["photographs and known"], separates=found["separates"]["strangeness"], plain=found["separates"]["given back"])
+
+
 def swaps(network, n, seed=950_001):
     "dB to the exact swap in a crop of the photo's own resolution around the face."
     out, other = {}, ClassicalSwapper(device="cpu")
@@ -155,6 +176,7 @@ def main():
     print(json.dumps(out, indent=1))
     if a.record:
         if "faces" in out:
+            write_text(card(out["network"], out["faces"], known), WEIGHTS / f"{FAMILIAR}.md")
             save_acquaintance(known, WEIGHTS / f"{FAMILIAR}.safetensors", network, {"made by": "benchmarks/known.py", "drawn people": 2 * a.fit})
         before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         write_json((before if before.get("network") == out["network"] else {}) | out, RESULTS)

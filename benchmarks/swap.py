@@ -4,11 +4,16 @@ Procedural pairs: PSNR to the exact swap inside the face, against the untouched 
 London pairs (only where ../shared holds them): identity similarity to source and target by a MobileFaceNet used for checks only,
 and how far the pose moved, in degrees of the five-point parallax.
 
+How long one swap takes, detection apart, from two aligned 256 px crops to the swapped crop and its mask, identity encoder included: the classical
+swap, the network that is shipped (it works at 64 px), and a network of its width that works at 256 px (untrained: the time is the same).
+
     python benchmarks/swap.py [--pairs 64] [--size 128] [--shared ../shared]
+    python benchmarks/swap.py --speed [--threads 2]      half a minute; writes benchmarks/results/swap_speed.json
 """
 
 import argparse
 import json
+import os
 import random
 import sys
 import time
@@ -19,11 +24,13 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
-from deepswap.core import read_image  # noqa: E402
+from deepswap.core import read_image, write_json  # noqa: E402
 from deepswap.classical import ClassicalSwapper  # noqa: E402
 from deepswap.faces import align_photo, find_faces, parallax, refine_landmarks  # noqa: E402
+from deepswap.faceshifter import FaceShifter, FaceShifterSwapper  # noqa: E402
 from deepswap.identity import get_encoder  # noqa: E402
 from deepswap.people import exact_swap, render, sample_people  # noqa: E402
+from deepswap.swap import open_shipped  # noqa: E402
 
 SKIN = ("skin_tone", "skin_warmth", "rosiness", "freckles")  # the classical swap keeps the target's skin
 
@@ -79,12 +86,40 @@ def london(shared, pairs, size, swapper, seed=0):
     }
 
 
+def speed(threads, times=15):
+    "Milliseconds of one swap of 256 px crops: the median, the quickest, and the load of the machine."
+    torch.set_num_threads(threads)
+    s, t = render(sample_people(2, seed=3), 256).image.split(1)
+    large, out = FaceShifter(size=256, width=12).eval(), {}
+    ways = {"classical": ClassicalSwapper(device="cpu"), "shipped network, 64 px": open_shipped("cpu"), "network at 256 px": FaceShifterSwapper(large),
+            "network at 256 px, whole crop pasted": FaceShifterSwapper(large, mask="crop")}
+    for name, swapper in ways.items():
+        took = []
+        for _ in range(times + 2):
+            start = time.perf_counter()
+            swapper(s, t)
+            took.append(1000 * (time.perf_counter() - start))
+        took = sorted(took[2:])
+        out[name] = {"median ms": round(took[times // 2], 1), "quickest ms": round(took[0], 1)}
+    start = time.perf_counter()
+    with torch.no_grad():
+        large.code(s)
+    return {"threads": threads, "load before": round(os.getloadavg()[0], 1), "parameters at 256 px": sum(p.numel() for n in (large.attributes, large.generator) for p in n.parameters()),
+            "identity encoder alone, ms": round(1000 * (time.perf_counter() - start), 1), "swaps": out}
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--pairs", type=int, default=64)
     p.add_argument("--size", type=int, default=128)
     p.add_argument("--shared", type=Path, default=ROOT.parent / "shared")
+    p.add_argument("--speed", action="store_true")
+    p.add_argument("--threads", type=int, default=2)
     a = p.parse_args()
+    if a.speed:
+        out = speed(a.threads)
+        print(json.dumps(out, indent=1))
+        return write_json(out, ROOT / "benchmarks/results/swap_speed.json")
     swapper = ClassicalSwapper(device="cpu")
     out = {"swapper": "classical", "easy": procedural(a.pairs, a.size, swapper, "easy"), "hard": procedural(a.pairs, a.size, swapper, "hard", 1)}
     if (a.shared / "data/london").is_dir():

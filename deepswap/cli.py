@@ -191,8 +191,8 @@ With a trained pair as the method (--method RUN) there is no SOURCE:
 
 def _method_arguments(p):
     "Who swaps, and which faces: for pictures and for videos."
-    p.add_argument("--method", default="auto", metavar="M|RUN", help="who swaps: auto (default) is faceshifter, a network, where it knows such faces, else classical, which needs no training; a folder that `deepswap train` wrote for autoencoder-swap, faceswap or faceshifter")
-    p.add_argument("--share", type=share(0, 1), default=1., metavar="X", help="of a faceshifter: how much of the source's face, from 0 to 1 (default 1)")
+    p.add_argument("--method", default="auto", metavar="M|RUN", help="who swaps: auto (default) is faceshifter, a network, where it knows such faces, else classical, which needs no training; hear, which also brings back what is before a face; a folder that `deepswap train` wrote for autoencoder-swap, faceswap, faceshifter or hear")
+    p.add_argument("--share", type=share(0, 1), default=1., metavar="X", help="of faceshifter and hear: how much of the source's face, from 0 to 1 (default 1)")
     p.add_argument("--to", choices=("auto", "a", "b"), default="auto", help="of a trained pair: whose face is painted; auto (default) is the other person than the one seen")
     p.add_argument("--face", type=which_face, default="largest", metavar="N|all|largest", help="which face of TARGET: a number counted from the left, all, largest (default), or one (there must be no other)")
     p.add_argument("--source-face", type=which_face, default="one", metavar="N|largest", help="which face of SOURCE; by default there must be exactly one")
@@ -345,7 +345,7 @@ def run_extract(a):
 TRAINABLE = { # name → module and class, by name, so that the overview imports nothing
     "autoencoder": "train.AutoencoderMethod", "classify": "classify.AttributeMethod", "gan": "gan.GAN", "lsgan": "objectives.LSGAN", "wgan": "objectives.WGAN",
     "cyclegan": "cyclegan.CycleGAN", "progressive": "progressive.ProgressiveCycleGAN",
-    "autoencoder-swap": "autoencoder.AutoencoderSwap", "faceswap": "faceswap_gan.FaceSwapGAN", "identity": "identity.IdentityMethod", "faceshifter": "faceshifter.FaceShifter",
+    "autoencoder-swap": "autoencoder.AutoencoderSwap", "faceswap": "faceswap_gan.FaceSwapGAN", "identity": "identity.IdentityMethod", "faceshifter": "faceshifter.FaceShifter", "hear": "hear.Hear",
     "standout": "standout.StandoutAutoencoder", "standout-gan": "standout.StandoutGAN", "toy-gan": "train.ToyGAN", "point-gan": "gan.PointGAN",
 }
 

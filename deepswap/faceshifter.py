@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FACESHIFTER', 'SwapTask', 'swap_task', 'score_swap', 'face_identity_loss', 'attribute_loss', 'reconstruction_loss',
-           'over_scales', 'TaughtPairs', 'TaughtLoader', 'FaceShifter', 'between', 'FaceShifterSwapper',
-           'save_faceshifter', 'load_faceshifter']
+           'over_scales', 'TaughtPairs', 'TaughtLoader', 'FaceShifter', 'between', 'where_changed',
+           'FaceShifterSwapper', 'save_faceshifter', 'load_faceshifter']
 
 # %% ../nbs/42_faceshifter.ipynb #63da55f5
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from .aei import AEINet, MultiScaleDiscriminator
 from .autoencoder import AlignedPeople, nearer_to_source, render_aligned, resized, where_to_paste
+from .classical import blur
 from .classify import WEIGHTS
 from .core import DataError, UsageError, WeightsError, patch, pick_device
 from .cyclegan import psnr
@@ -86,8 +87,8 @@ def reconstruction_loss(
     target:torch.Tensor, # (B, 3, S, S)
     same:torch.Tensor, # (B,) bool, source and target are one person
 )->torch.Tensor: # (), 0 or more
-    "Half the mean squared error of pairs that show one person, 0 for others; the mean of all pairs, not divided by the share of the same (thesis, 4.11)."
-    return ((swapped - target).square().mean((1, 2, 3)) * same).mean() / 2
+    "Half the mean squared error of the pairs that show one person; 0 where there are none (thesis, 4.11)."
+    return ((swapped - target).square().mean((1, 2, 3)) * same).sum() / same.sum().clamp(min=1) / 2
 
 # %% ../nbs/42_faceshifter.ipynb #ff3d2635
 def over_scales(
@@ -283,17 +284,26 @@ def between(
     return F.normalize(((1 - share) * angle).sin() * a + (share * angle).sin() * b)
 
 # %% ../nbs/42_faceshifter.ipynb #604a9335
+def where_changed(
+    swapped:torch.Tensor, itself:torch.Tensor, # (B, 3, S, S) in [-1, 1] one network's pictures, with another code and with the target's own
+    low:float=.02, high:float=.1, # mean difference of the colours from which a place counts, and from which it counts fully
+    blurred:float=.03, # width of the blur in sides
+)->torch.Tensor: # (B, 1, S, S) 0..1
+    "Where the code has a say."
+    apart = blur((swapped - itself).abs().mean(1, keepdim=True), blurred * swapped.shape[-1])
+    return ((apart - low) / (high - low)).clamp(0, 1)
+
 class FaceShifterSwapper:
     "A trained FaceShifter as a swapper: `(source, target) -> (swapped, mask)` on aligned crops, for people it has never seen."
     method = FaceShifter.name
     def __init__(self,
         model:FaceShifter, # trained
         feather:float=.06, # soft edge of the mask in crop sides
-        mask:str="outline", # where: in the 'outline' of the target's face, or in the whole 'crop'
+        mask:str="changed", # where: where the swap differs from the target drawn as itself, in the 'outline' of the target's face, or in the whole 'crop'
         share:float=1., # of the source's identity, as for `FaceShifter.swap`
     ):
         if not isinstance(model, FaceShifter): raise UsageError(f"A {type(model).__name__} is no FaceShifter; give one, from `load_method` say.")
-        if mask not in ("outline", "crop"): raise UsageError(f"mask is {mask!r}; choose 'outline' or 'crop'.")
+        if mask not in ("changed", "outline", "crop"): raise UsageError(f"mask is {mask!r}; choose 'changed', 'outline' or 'crop'.")
         self.model, self.feather, self.mask, self.share, self.size = model, feather, mask, share, model.config["size"]
     def __call__(self,
         source:torch.Tensor, # (B, 3, H, H) aligned crops of any side, or one for all
@@ -303,8 +313,9 @@ class FaceShifterSwapper:
     )->tuple: # swapped (B, 3, H, H), mask (B, 1, H, H) 0..1
         "The sources' faces in these crops, and where."
         if source is None: raise UsageError("FaceShifter takes the face from a source picture; give one.")
-        side, swapped = target.shape[-1], self.model.swap(source, target, self.share).to(target)
-        return resized(swapped, side).clamp(-1, 1), where_to_paste(target, target_landmarks, self.feather, self.mask == "outline")
+        swapped, place = self.model.swap(source, target, self.share).to(target), where_to_paste(target, target_landmarks, self.feather, self.mask == "outline")
+        if self.mask == "changed": place = place * resized(where_changed(swapped, self.model.swap(target, target).to(target)), target.shape[-1])
+        return resized(swapped, target.shape[-1]).clamp(-1, 1), place
 
 # %% ../nbs/42_faceshifter.ipynb #13960533
 FACESHIFTER = "deepswap-faceshifter-v1" # in deepswap/weights

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'write_clip', 'flicker', 'Steady', 'ColorMatch', 'Cast', 'Frame', 'Clip', 'Stage', 'ClipWriter',
-           'check_sound', 'join_clips', 'Look', 'VideoResult', 'VideoJob', 'captioned', 'check_output', 'some_faces',
-           'for_clip', 'swap_video']
+           'check_sound', 'join_clips', 'Look', 'VideoResult', 'VideoJob', 'captioned', 'some_faces', 'for_clip',
+           'check_output', 'swap_video']
 
 # %% ../nbs/52_video.ipynb #4d4829a4
 import hashlib
@@ -721,6 +721,27 @@ def settings(self:VideoJob)->dict:
     return {"target": [str(self.clip.path.resolve()), stat.st_size, stat.st_mtime_ns], **self.options, "method": self.method,
             "to": getattr(self.swapper, "to", None), "probe": hashlib.sha256(b"".join(probes)).hexdigest()[:16]}
 
+def some_faces(
+    clip, # a `Clip`
+    face="largest", # which of a frame's faces, see `choose_faces`
+    device="auto",
+    n:int=5, # as many as this
+)->list: # of (Pillow picture, Face)
+    "The faces that are to be replaced, in frames a second apart from the beginning on."
+    found, step = [], max(1, round(clip.rate))
+    for f in Clip(clip.path).frames():
+        if f.index % step: continue
+        try: found += [(f.image, x) for x in choose_faces(find_faces(f.image, device=device), face)]
+        except DeepswapError: continue      # nobody, or not so many: the frames behind may tell
+        if len(found) >= n: break
+    return found
+
+def for_clip(swapper, given, clip, face, size, device)->tuple: # the swapper, and a sentence if 'auto' did not take the network
+    "What 'auto' decides for a whole clip; every other swapper stays as it is."
+    if not isinstance(swapper, AutoSwapper): return swapper, ""
+    targets = some_faces(clip, face, device) or [given]       # a clip without a face is told so later, by whoever looks at all of it
+    return settled(swapper, [(given[0].image, given[1])], [(getattr(i, "image", i), f) for i, f in targets], size, pick_device(device), torch.median)
+
 # %% ../nbs/52_video.ipynb #05282133
 @patch
 def take_up(self:VideoJob,
@@ -791,28 +812,6 @@ def deliver(self:VideoJob,
     shutil.rmtree(self.folder, ignore_errors=True)
 
 # %% ../nbs/52_video.ipynb #1d50eecd
-def some_faces(
-    clip, # a `Clip`
-    face="largest", # which of a frame's faces, see `choose_faces`
-    device="auto",
-    n:int=5, # as many as this
-)->list: # of (Pillow picture, Face)
-    "The faces that are to be replaced, in frames a second apart from the beginning on."
-    found, step = [], max(1, round(clip.rate))
-    for f in Clip(clip.path).frames():
-        if f.index % step: continue
-        try: found += [(f.image, x) for x in choose_faces(find_faces(f.image, device=device), face)]
-        except DeepswapError: continue      # nobody, or not so many: the frames behind may tell
-        if len(found) >= n: break
-    return found
-
-def for_clip(swapper, given, clip, face, size, device)->tuple: # the swapper, and a sentence if 'auto' did not take the network
-    "What 'auto' decides for a whole clip; every other swapper stays as it is."
-    if not isinstance(swapper, AutoSwapper): return swapper, ""
-    targets = some_faces(clip, face, device) or [given]       # a clip without a face is told so later, by whoever looks at all of it
-    return settled(swapper, [(given[0].image, given[1])], [(getattr(i, "image", i), f) for i, f in targets], size, pick_device(device), torch.median)
-
-# %% ../nbs/52_video.ipynb #91e3921c
 def swap_video(
     source, # whose face: what `open_photo` takes; None for a trained pair
     target, # path of a video in any container that FFmpeg reads
@@ -849,7 +848,6 @@ def swap_video(
     job = VideoJob(clip, out, made, given if given[0] else None, method_of(made), device, files, **options)
     notes, before = [said] * bool(said) + job.take_up(resume), job.finished
     stages = job.run(tell)
-    job.deliver(sound)
-    tell(1.0, "Done")
+    job.deliver(sound); tell(1.0, "Done")
     seconds = time.perf_counter() - start
     return VideoResult(out, job.finished, job.record["swapped"], seconds, (job.finished - before) / seconds, notes + job.notes(), stages, before, job.method)

@@ -67,12 +67,12 @@ def test_attribute_loss_counts_every_map_alike():
         fs.attribute_loss(a, b[:2])
 
 
-def test_reconstruction_is_zero_between_different_people_and_not_divided_by_their_share():
+def test_reconstruction_is_the_mean_of_the_same_pairs_and_zero_where_there_are_none():
     y, t = pictures().requires_grad_(), pictures()
     same = torch.tensor([True, False, False, True])
     loss = fs.reconstruction_loss(y, t, same)
     each = [0.5 * ((y[i] - t[i]) ** 2).mean() for i in range(4)]
-    assert torch.allclose(loss, (each[0] + each[3]) / 4)
+    assert torch.allclose(loss, (each[0] + each[3]) / 2)
     loss.backward()
     moved = y.grad.abs().sum((1, 2, 3)) > 0
     assert torch.equal(moved, same)
@@ -228,11 +228,24 @@ def test_swapper_has_the_house_s_form(task):
     t = pictures(2, 80)
     swapped, mask = s(task.source[:2], t, None, CANONICAL5.expand(2, 5, 2) * 80)
     assert swapped.shape == t.shape and mask.shape == (2, 1, 80, 80) and 0 <= mask.min() and mask.max() <= 1 and swapped.abs().max() <= 1
-    assert mask[:, :, :4].max() == 0, "no hair, no corner"
-    assert fs.FaceShifterSwapper(s.model, mask="crop")(task.source[:2], t)[1].mean() > mask.mean()
+    outline, crop = (fs.FaceShifterSwapper(s.model, mask=k)(task.source[:2], t, None, CANONICAL5.expand(2, 5, 2) * 80)[1] for k in ("outline", "crop"))
+    assert outline[:, :, :4].max() == 0, "no hair, no corner"
+    assert crop.mean() > outline.mean() and (mask <= crop + 1e-6).all() and mask.mean() < crop.mean()
     for bad in (lambda: fs.FaceShifterSwapper("x"), lambda: fs.FaceShifterSwapper(s.model, mask="all"), lambda: s(None, t)):
         with pytest.raises(UsageError):
             bad()
+
+
+def test_only_what_the_code_changes_is_pasted(task):
+    itself = pictures(2, 32) * 0.5
+    swapped = itself.clone()
+    swapped[:, :, 8:20, 8:20] += 0.5
+    mask = fs.where_changed(swapped, itself)
+    assert mask.shape == (2, 1, 32, 32) and mask[:, :, 10:18, 10:18].min() == 1 and mask[:, :, 26:].max() == 0 == mask[:, :, :, 26:].max()
+    model = fs.FaceShifter(**SMALL)
+    t = task.target.image[:2]
+    assert fs.FaceShifterSwapper(model)(t, t)[1].max() == 0, "the same face twice: nothing is changed"
+    assert fs.FaceShifterSwapper(model, share=0.0)(task.source[:2], t)[1].max() == 0, "nothing of the source: nothing is changed"
 
 
 def test_swapper_in_a_photo(task):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from deepswap.autoencoder import AutoencoderSwap, PairSwapper
+from deepswap.autoencoder import AutoencoderSwap, PairSwapper, resized
 from deepswap.classical import ClassicalSwapper, blur, rgb_to_lab
 from deepswap.cyclegan import psnr
 from deepswap.core import DeepswapError, DeviceError, ImageError, NoFaceError, SeveralFacesError, UsageError, WeightsError, to_pil, write_image
@@ -383,8 +383,8 @@ def test_added_light_is_the_blurred_difference_in_lab():
 # ---- a network for any two people, and auto ----
 
 class Painter(FaceShifter):
-    "Paints every face red. What its attribute encoder sees is how bright a crop is."
-    def swap(self, source, target, share=1.): return torch.tensor(RED)[:, None, None].expand(len(target), 3, 32, 32).clone()
+    "Paints every face red, and gives back what it is to swap with itself. What its attribute encoder sees is how bright a crop is."
+    def swap(self, source, target, share=1.): return resized(target, 32) if source is target else torch.tensor(RED)[:, None, None].expand(len(target), 3, 32, 32).clone()
 
 
 def brightness(x): return [x.mean((1, 2, 3), keepdim=True), torch.zeros(len(x), 1, 1, 1), torch.full((len(x), 9, 4, 4), torch.nan)]
@@ -461,7 +461,8 @@ def test_a_glance_is_mean_and_spread_of_the_coarse_maps(shipped):
     with torch.no_grad(): maps = shipped.model.attributes(x)[:2]
     seen = glance(shipped, x)
     assert torch.allclose(seen, torch.cat([f for m in maps for f in (m.mean((2, 3)), m.flatten(2).std(2, correction=0))], 1), atol=1e-5)
-    assert torch.allclose(glance(shipped, torch.nn.functional.interpolate(x, (128, 128)))[:, :4], seen[:, :4], atol=0.1), "crops of any side"
+    large = torch.nn.functional.interpolate(x, (128, 128), mode="bilinear")
+    assert torch.equal(glance(shipped, large), glance(shipped, resized(large, 64))), "crops of any side"
     assert not torch.isnan(glance(network(), x)).any()
 
 
@@ -491,7 +492,7 @@ def test_the_share_reaches_the_network(by_light, people):
     assert swap_photo(known[0], unknown[1], auto, share=0.5).note.endswith("The share of the source was left out.")
     for method in ("classical", "none", lambda s, t: (t, t[:, :1])):
         with pytest.raises(UsageError, match="only a FaceShifter can mix"): swap_photo(*people[:2], method, share=0.5)
-    for share in (-0.1, 1.5, "half", True, float("nan")):
+    for share in (-0.1, 1.5, "half", False, float("nan")):
         with pytest.raises(UsageError, match="from 0 to 1"): swap_photo(*people[:2], auto, share=share)
 
 
@@ -556,7 +557,7 @@ def test_half_of_the_source(shipped):
     assert torch.equal(whole, swap_photo(s, t, shipped).crops[0][2])
 
 
-@pytest.mark.parametrize("method", ["auto", "faceshifter"])
+@pytest.mark.parametrize("method", ["auto", "faceshifter", "hear"])
 @pytest.mark.parametrize("file", ["face/lisa1.jpg", "face/composite_f_multi.jpg", "hard/intel_female_f20.png", "hard/london004_mask.jpg", "hard/london066_eyesbar.jpg", "hard/london104_gray.png", "hard/london134_32px.png", "hard/london001_dark.jpg"])
 def test_odd_faces_give_a_picture_or_a_sentence(shared, people, file, method):
     "A painting, an average, a head turned aside, a mask, dark glasses, grey, tiny, dark: as the source and as the target."
@@ -566,10 +567,10 @@ def test_odd_faces_give_a_picture_or_a_sentence(shared, people, file, method):
         except DeepswapError as e:
             assert str(e).endswith(".") and "\n" not in str(e) and len(str(e)) < 400
             continue
-        assert r.image.size == r.target.image.size and r.method in ("faceshifter", "classical") and len(r.note) < 300
+        assert r.image.size == r.target.image.size and r.method in ("faceshifter", "hear", "classical") and len(r.note) < 300
         assert all(bool(torch.isfinite(x).all()) for x in (*r.crops[0], *r.masks)), "no holes"
         changed = (np.asarray(r.image) != np.asarray(r.target.image)).any(2)
-        assert 0.0005 < changed.mean() < 0.5
+        assert 0.0005 < changed.mean() < 0.8
 
 
 @pytest.mark.parametrize("method", ["auto", "faceshifter"])
