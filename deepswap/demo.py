@@ -33,7 +33,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from .autoencoder import PairSwapper
-from .core import DeepswapError, ImageError, UsageError, cache_dir, read_image, to_pil, to_uint8, write_image
+from .core import DeepswapError, ImageError, UsageError, WeightsError, cache_dir, read_image, to_pil, to_uint8, write_image
 from .faces import choose_faces, find_faces, native_size
 from .faceshifter import FaceShifter, FaceShifterSwapper
 from .people import People, render, sample_people
@@ -243,9 +243,11 @@ def look(
 def page_methods(
     runs=None, # folder with runs that `deepswap train` wrote
 )->dict: # name on the page -> (a line on it, the swapper)
-    "What a visitor can choose from, the default first. Raises `UsageError` for a folder that is not there, `WeightsError` for broken weights."
-    names = sorted((n for n in SWAPPERS if n != "none"), key=lambda n: n != "auto")
-    methods = {n: (SWAPPERS[n][0], get_swapper(n)) for n in names}
+    "What a visitor can choose from, the default first. Raises `UsageError` for a folder that is not there, `WeightsError` for a broken run."
+    methods = {}
+    for name in sorted((n for n in SWAPPERS if n != "none"), key=lambda n: n != "auto"):
+        try: methods[name] = (SWAPPERS[name][0], get_swapper(name))
+        except WeightsError as e: print(f"The page goes without {name}: {e}", file=sys.stderr)
     if runs and not Path(runs).is_dir(): raise UsageError(f"There is no folder {runs}; give one that holds runs of `deepswap train`.")
     for folder in sorted(Path(runs).iterdir()) if runs else ():
         if not (folder / "last.safetensors").is_file(): continue
