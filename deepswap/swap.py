@@ -146,8 +146,8 @@ def _read_once(name, file, changed, device): return ONE_FOR_ALL[name][0](file, d
 def _shared(swapper, share:float):
     "The same swapper with another share of the source."
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1: raise UsageError(f"The share of the source is {share!r}; give a number from 0 to 1.")
-    if isinstance(swapper, AutoSwapper): return AutoSwapper(_shared(swapper.network, share), swapper.other, swapper.known)
     if isinstance(swapper, FaceShifterSwapper): return type(swapper)(swapper.model, swapper.feather, swapper.mask, share)
+    if isinstance(swapper, AutoSwapper): return AutoSwapper(_shared(swapper.network, share), swapper.other, swapper.known)
     raise UsageError("A share of the source was asked for, but only a FaceShifter can mix two faces; leave `share` out, or choose 'faceshifter'.")
 
 # %% ../nbs/51_swap.ipynb #8ec820d3
