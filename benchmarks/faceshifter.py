@@ -8,6 +8,10 @@ The same command again goes on where the run stopped. Several folders are mixed:
 are given as --set name=value, such as --set encoder=mobilefacenet.safetensors supervised=10. At the end the network is scored on 128 unseen procedural people
 (with a foreign encoder the retrieval is that encoder's own). It needs torch, torchvision, numpy, safetensors, accelerate and tqdm beside deepswap.
 
+The weights that the package ships, about 75 minutes on one core of two:
+python benchmarks/faceshifter.py --out runs/ship --preset taught --width 12 --steps 7500 --device cpu --precision bf16 --set lr=0.002 beta=0.9 decay=0.4 keep=true
+    --data procedural:n=10000,scenes=3,preset=easy procedural:n=3333,scenes=3,preset=hard,seed=1 --save deepswap/weights/deepswap-faceshifter-v1.safetensors
+
 python benchmarks/faceshifter.py --record     about sixteen minutes on one core: two self-supervised runs and two taught by the exact swap, 32 pixels, scored
                                               on the way; runs that are in it already are kept; writes benchmarks/results/faceshifter.json
 """
@@ -23,7 +27,7 @@ import torch
 from deepswap.autoencoder import AlignedPeople
 from deepswap.core import DeepswapError, UsageError, seed_everything, write_json
 from deepswap.data import Faces
-from deepswap.faceshifter import FaceShifter, score_swap, swap_task
+from deepswap.faceshifter import FaceShifter, save_faceshifter, score_swap, swap_task
 from deepswap.identity import get_encoder, identity_faces
 from deepswap.people import People
 from deepswap.train import Trainer, run
@@ -144,6 +148,7 @@ def main():
         p.add_argument(f"--{name}", type=int, default=default)
     p.add_argument("--set", nargs="*", default=[], metavar="name=value")
     p.add_argument("--preset", default="")
+    p.add_argument("--save", metavar="FILE", help="write what a swap needs, in half precision, as the package ships it (.safetensors)")
     p.add_argument("--device", default="auto")
     p.add_argument("--precision", default="fp32")
     p.add_argument("--ema", type=float, default=0.999)
@@ -161,6 +166,8 @@ def main():
     if t.status == "done" and t.processes.main:
         with t.averaged():
             found = scored(t.method, a.size)
+            if a.save:
+                save_faceshifter(t.method, a.save, {"steps": a.steps, "batch": a.batch, "seed": a.seed, "data": a.data, "precision": a.precision, "ema": a.ema})
         write_json(found, Path(a.out) / "score.json")
         print(json.dumps(found, indent=1))
 

@@ -643,8 +643,9 @@ def run_evaluate(a):
 def _sign_sheets(folder):
     "The contact sheets hold swapped faces: they are signed like every result."
     from deepswap.provenance import stamp
-    for sheet in sorted(Path(folder).glob("sheet-*.jpg")): stamp(sheet, sheet, place="strip")
-    print(f"{folder}: evaluate.json, tables.md, plot.jpg and {len(list(Path(folder).glob('sheet-*.jpg')))} contact sheets")
+    sheets = sorted(Path(folder).glob("sheet-*.jpg"))
+    for sheet in sheets: stamp(sheet, sheet, place="strip")
+    print(f"{folder}: evaluate.json, tables.md, plot.jpg and {len(sheets)} contact sheet{'s' * (len(sheets) != 1)}")
 
 # %% ../nbs/55_cli.ipynb #6d67843e
 def _lab_arguments(p):

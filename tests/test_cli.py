@@ -579,6 +579,44 @@ def test_a_real_clip(capsys, tmp_path, shared):
     assert cli.main(["inspect", str(clips[0])]) == 1
 
 
+# ---- evaluate
+
+def test_evaluate_prints_a_table_and_signs_the_sheet(capsys, tmp_path):
+    from deepswap.provenance import read_credentials
+    words = ["evaluate", "--methods", "classical", "none", "--pairs", "2", "--gallery", "4", "--out", str(tmp_path / "table"), "--device", "cpu"]
+    assert cli.main(words) == 0
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert said.err == "" and lines[0].startswith("| normal | ") and [x.split(" | ")[0].strip("| *") for x in lines[2:5]] == ["untouched", "classical", "exact swap"]
+    assert {"evaluate.json", "tables.md", "plot.jpg", "sheet-normal.jpg"} <= set(listing(tmp_path / "table")) and "table: evaluate.json, tables.md, plot.jpg and 1 contact sheet" in lines[-1]
+    assert read_credentials(tmp_path / "table/sheet-normal.jpg").ours
+    before = (tmp_path / "table/evaluate.json").read_bytes()
+    assert cli.main(words) == 0 and (tmp_path / "table/evaluate.json").read_bytes() == before, "what is measured is not measured again"
+    capsys.readouterr()
+    fails(capsys, [*words[:5], "3", *words[6:7], "6", *words[8:]], "give another folder")
+
+
+def test_evaluate_options_arrive(capsys, tmp_path, monkeypatch):
+    from deepswap import evaluate
+    calls = []
+    def stop(*args, **kw): calls.append((args, kw)); raise KeyboardInterrupt
+    monkeypatch.setattr(evaluate, "evaluate", stop)
+    monkeypatch.setattr(evaluate, "photo_task", lambda *args: ("photos", args))
+    words = "evaluate --methods classical none --pairs 7 --gallery 99 --device cpu".split()
+    assert cli.main([*words, "--protocol", "occluded", "cross-skin"]) == 130
+    (swappers, protocols, n), kw = calls[0]
+    assert list(swappers) == ["classical"] and callable(swappers["classical"]) and (protocols, n, kw["gallery"], kw["out"]) == (["occluded", "cross-skin"], 7, 99, None)
+    assert cli.main([*words, "--photos", "people", "--encoder", "net", "--pose", "a.onnx", "b.onnx"]) == 130
+    assert calls[1][0][1] == [("photos", ("people", "net", None, ["a.onnx", "b.onnx"], 7))], "photographs alone, unless a protocol is named"
+
+
+def test_evaluate_refuses(capsys, pair, tmp_path):
+    for words, says in ((["--methods", "clasical"], "clasical"), (["--methods", pair], "is a trained pair"), (["--encoder", "net.safetensors"], "give them with --photos"), (["--protocol", "hard"], "invalid choice"),
+                        (["--pairs", "1"], "from 2"), (["--methods", "classical", "--photos", tmp_path], "need an encoder"), (["--methods", "classical", "--photos", tmp_path, "--encoder", tmp_path / "net.safetensors"], "net.safetensors"),
+                        (["--methods", "classical", "--pairs", "4", "--gallery", "4"], "gallery")):
+        fails(capsys, ["evaluate", *words], says)
+
+
 # ---- sample
 
 def test_sample_needs_a_run_that_can(capsys, tmp_path):
