@@ -31,6 +31,7 @@ from deepswap.faces import align_photo, face_mask, find_faces  # noqa: E402
 from deepswap.people import exact_swap, render, sample_people  # noqa: E402
 from deepswap.swap import FAMILIAR, WEIGHTS, Acquaintance, glance, open_shipped, save_acquaintance, seal, self_swap, swap_face  # noqa: E402
 from deepswap.train import read_tensors, write_tensors  # noqa: E402
+from deepswap.yardsticks import ssim  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "known.json"
 SIDE = 320  # of a drawn photo
@@ -136,7 +137,7 @@ def card(network, found, known):
 
 
 def swaps(network, n, seed=950_001):
-    "dB to the exact swap in a crop of the photo's own resolution around the face."
+    "dB and SSIM to the exact swap in a crop of the photo's own resolution around the face."
     out, other = {}, ClassicalSwapper(device="cpu")
     for k, preset in enumerate(("easy", "hard")):
         sources, targets, exact = drawn(n, preset, seed + k)
@@ -144,12 +145,12 @@ def swaps(network, n, seed=950_001):
         for s, t, e in zip(faces_of(sources), faces_of(targets), exact):
             if s is None or t is None:
                 continue
-            made = [t[0]] + [swap_face(t[0], t[1], s[0], s[1], w, device="cpu")[0] for w in (network, other)]
+            made = [t[0]] + [swap_face(t[0], t[1], s[0], s[1], w, size, "cpu")[0] for w, size in ((network, None), (network, network.size), (other, None))]
             view = lambda image: align_photo(image, t[1].landmarks, 160)[0]
-            rows.append([float(psnr(view(image), view(e))) for image in made])
-        rows = torch.tensor(rows)
-        out[preset] = {"pairs": len(rows)} | {k: round(float(v), 2) for k, v in zip(("untouched", "network", "classical"), rows.mean(0))} | {
-            "network better than classical": round(float((rows[:, 1] > rows[:, 2]).float().mean()), 3), "better than untouched": round(float((rows[:, 1] > rows[:, 0]).float().mean()), 3)}
+            rows.append([[float(psnr(view(image), view(e))), float(ssim(view(image), view(e)))] for image in made])
+        rows = torch.tensor(rows)  # (pairs, methods, measures)
+        out[preset] = {"pairs": len(rows), "network nearer than classical": round(float((rows[:, 1, 0] > rows[:, 3, 0]).float().mean()), 3), "nearer than untouched": round(float((rows[:, 1, 0] > rows[:, 0, 0]).float().mean()), 3)}
+        out[preset] |= {k: {"dB": round(float(v[0]), 2), "SSIM": round(float(v[1]), 4)} for k, v in zip(("untouched", "network", "network, soft", "classical"), rows.mean(0))}
     return out
 
 

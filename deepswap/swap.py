@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['SWAPPERS', 'ONE_FOR_ALL', 'SHIPPED', 'FAMILIAR', 'PAIRS', 'get_swapper', 'Photo', 'open_photo', 'swap_face',
-           'in_crop', 'takes_landmarks', 'open_shipped', 'self_swap', 'glance', 'Acquaintance', 'save_acquaintance',
-           'open_acquaintance', 'seal', 'AutoSwapper', 'open_auto', 'settled', 'method_of', 'SwapResult', 'check_size',
-           'open_source', 'swap_photo', 'open_pair', 'open_trained', 'add_light', 'LitPair']
+           'crop_side', 'add_detail', 'in_crop', 'takes_landmarks', 'open_shipped', 'self_swap', 'glance',
+           'Acquaintance', 'save_acquaintance', 'open_acquaintance', 'seal', 'AutoSwapper', 'open_auto', 'settled',
+           'method_of', 'SwapResult', 'check_size', 'open_source', 'swap_photo', 'open_pair', 'open_trained',
+           'add_light', 'LitPair']
 
 # %% ../nbs/51_swap.ipynb #89bf73ef
 import importlib
@@ -108,7 +109,7 @@ def swap_face(
     device=None,
 )->tuple: # new photo, (source or None, target, swapped) crops, mask
     "One face: align both, swap, paste back."
-    size = size or getattr(swapper, "size", None) or native_size(face.landmarks)
+    size = crop_side(size, swapper, face.landmarks)
     s = own = None
     if source is not None:
         s, matrix = align_photo(source, source_face.landmarks, size, device)
@@ -116,7 +117,22 @@ def swap_face(
     t, matrix = align_photo(image, face.landmarks, size, device)
     points = in_crop(matrix, face.landmarks).to(t)
     swapped, mask = swapper(s, t, own, points) if takes_landmarks(swapper) else swapper(s, t)
+    if isinstance(swapper, FaceShifterSwapper): swapped = add_detail(swapped, t, swapper.size)
     return paste_photo(image, swapped, mask, matrix), (s, t, swapped), mask
+
+def crop_side(size, swapper, landmarks, largest:int=1024)->int:
+    "Side of a crop: what was asked for, else what the method demands, else the face's own; that also for a FaceShifter, which takes any and gets the target's detail back."
+    own = getattr(swapper, "size", None)
+    if size or (own and not isinstance(swapper, FaceShifterSwapper)): return size or own
+    return max(own or 0, native_size(landmarks, largest=largest))
+
+def add_detail(
+    swapped:torch.Tensor, target:torch.Tensor, # (B, 3, S, S)
+    side:int, # pixels that the network has
+    share:float=.7, # of the detail
+)->torch.Tensor: # (B, 3, S, S)
+    "What `side` pixels can't hold of the target, fine edges and hair, laid over a network's soft picture."
+    return (swapped + share * (target - resized(resized(target, side), target.shape[-1]))).clamp(-1, 1)
 
 def in_crop(matrix:torch.Tensor, landmarks)->torch.Tensor: # (2, 3), (5, 2) -> (1, 5, 2)
     "Landmarks of a photo in the pixels of a crop."
@@ -308,7 +324,7 @@ def check_size(
 ): # the size; None: what suits the face
     "The crop size asked for, or a `UsageError` that says why it can't be."
     own = getattr(swapper, "size", None)
-    if size is None: return own
+    if size is None: return None if isinstance(swapper, FaceShifterSwapper) else own
     if isinstance(size, bool) or not isinstance(size, int) or not 32 <= size <= 2048: raise UsageError(f"The crop size {size!r} was asked for; give a whole number from 32 to 2048.")
     if own and size != own: raise UsageError(f"The crop size {size} was asked for, but this method works at {own}; leave the size out.")
     return size

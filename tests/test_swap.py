@@ -533,6 +533,17 @@ def test_auto_draws_people_and_leaves_photographs_alone(shared):
         assert r.method == "classical" and "does not know" in r.note
 
 
+def test_detail_that_the_network_can_not_hold():
+    coarse = torch.nn.functional.interpolate(torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)) - .5, (64, 64), mode="bilinear")
+    lines = coarse.clone()
+    lines[..., ::2] += 0.2
+    soft = torch.full_like(coarse, 0.1)
+    assert (module.add_detail(soft, coarse, 32) - soft).abs().mean() < 0.01, "what 32 pixels hold is not laid back"
+    moved = (module.add_detail(soft, lines, 32) - soft)[..., 16:48, 16:48]
+    assert (moved[..., ::2] - moved[..., 1::2]).mean() == pytest.approx(0.7 * 0.2, abs=0.02)
+    assert torch.equal(module.add_detail(soft, lines, 64), soft), "at the network's own size there is nothing to lay back"
+
+
 def test_what_is_shipped_belongs_together(repo):
     auto = open_auto("cpu")
     assert isinstance(auto.known, Acquaintance), auto.known
@@ -611,7 +622,7 @@ def test_an_encoder_of_another_size(people, tmp_path):
     small = FaceShifter(size=32, width=2, ndf=4)
     save_faceshifter(small, tmp_path / "good.safetensors")
     r = swap_photo(people[0], people[1], tmp_path / "good.safetensors")
-    assert r.method == "faceshifter" and r.crops[0][2].shape[-1] == 32
+    assert r.method == "faceshifter" and r.crops[0][2].shape[-1] > 100 and swap_photo(people[0], people[1], tmp_path / "good.safetensors", size=32).crops[0][2].shape[-1] == 32
     small.generator = AEINet(32, 2, small.who.dim * 2).generator
     save_faceshifter(small, tmp_path / "odd.safetensors")
     with pytest.raises(WeightsError, match="in the checkpoint and"): swap_photo(people[0], people[1], tmp_path / "odd.safetensors")
