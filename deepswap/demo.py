@@ -6,9 +6,9 @@
 __all__ = ['EXAMPLE_PEOPLE', 'KEEP_SECONDS', 'MAX_UPLOAD', 'MAX_DEMO_PIXELS', 'PREFIX', 'PAGE', 'ACCENT', 'SHEETS', 'CSS',
            'STEPS', 'MORE', 'CONSENT', 'LAUNCH', 'load_gradio', 'example_people', 'example_pictures', 'Claims',
            'clear_dead', 'Desk', 'open_upload', 'polite', 'number_faces', 'Seen', 'look', 'page_methods', 'can_mix',
-           'choose_method', 'Uploads', 'Made', 'seal', 'part_of', 'make_swap', 'notes_on', 'make_others', 'tile_sheet',
-           'mixture_sheet', 'mask_sheet', 'make_sheets', 'Handlers', 'page_theme', 'logo_svg', 'upload_class',
-           'verdict_card', 'chapter_url', 'how_html', 'build_demo', 'pick_port', 'launch']
+           'choose_method', 'Uploads', 'Made', 'stamped_file', 'part_of', 'make_swap', 'notes_on', 'make_others',
+           'tile_sheet', 'mixture_sheet', 'mask_sheet', 'make_sheets', 'Handlers', 'page_theme', 'logo_svg',
+           'upload_class', 'verdict_card', 'chapter_url', 'how_html', 'build_demo', 'pick_port', 'launch']
 
 # %% ../nbs/54_demo.ipynb #0f5144dd
 import atexit
@@ -302,7 +302,7 @@ class Made:
     sheets: dict = field(default_factory=dict) # name of a sheet -> its file, where it was asked for
 
 # %% ../nbs/54_demo.ipynb #980847f7
-def seal(
+def stamped_file(
     image:Image.Image, # what was made
     folder, # where it is written
     what:str, # goes into the file's name
@@ -326,7 +326,7 @@ def make_swap(
     share:float=1., # how much of the source's identity, where the method can mix
     face="largest", # which face of the target: 'largest', 'all' or its number
     source_face="largest", # which face of the source
-    place:str="bottom-right", kind:str="PNG", # as for `seal`
+    place:str="bottom-right", kind:str="PNG", # as for `stamped_file`
     progress=None, # called with (fraction, text)
     methods:dict=None, # from `page_methods`
 )->Made:
@@ -337,7 +337,7 @@ def make_swap(
     source, target = None if isinstance(swapper, PairSwapper) else uploads.source, uploads.target
     result = swap_photo(source, target, swapper=swapper, face=face, source_face=source_face, progress=part_of(progress, .3, .8))
     tell(.8, "Writing into the file what it is")
-    file = seal(result.image, folder, name, result.method, place, kind)
+    file = stamped_file(result.image, folder, name, result.method, place, kind)
     before = write_image(target.image, Path(folder) / "before.jpg")
     tell(1., "Done")
     return Made(file, before, name, result.method, len(result.faces), time.time() - start, result.seconds, inspect(file), notes_on(result), result.crops[0])
@@ -416,7 +416,7 @@ def make_sheets(
     folder, # where the sheets are written
     names:list, # keys of `SHEETS`
     methods:dict, # from `page_methods`
-    kind:str="PNG", # as for `seal`
+    kind:str="PNG", # as for `stamped_file`
 )->Made: # the same, with `sheets`, or a note that says why not
     "The sheets for the first face, drawn by the method's own network, or else by the page's."
     if not names: return made
@@ -425,7 +425,7 @@ def make_sheets(
     network = getattr(model, "faceshifter", model) # the first stage, where there are two
     if network is None: made.notes.append("There is no FaceShifter on this page that could show its mixture or its masks.")
     elif made.crops[0] is None: made.notes.append("A trained pair takes no source picture, so there is no mixture and no mask to show.")
-    else: made.sheets = {n: seal(SHEETS[n](network, *made.crops[:2]), folder, n, network.name, kind=kind) for n in names}
+    else: made.sheets = {n: stamped_file(SHEETS[n](network, *made.crops[:2]), folder, n, network.name, kind=kind) for n in names}
     return made
 
 # %% ../nbs/54_demo.ipynb #1f0b9b9b
