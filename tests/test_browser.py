@@ -149,6 +149,41 @@ def test_an_example_is_one_click_and_pictures_can_be_deleted(tab, site):
     assert uploads(site) == [] and tab.locator("#ds-source input[type=file]").count() == 1
 
 
+def test_a_visitor_sees_all_methods_the_mixture_and_the_masks(tab, site, tmp_path):
+    "Every picture the page shows beside the result is signed, in the file that the browser gets."
+    open_demo(tab, site)
+    for what, n in (("source", 0), ("target", 4)):  # the first and the second person
+        tab.locator(f"#ds-{what}-examples button.gallery-item").nth(n).click()
+        tab.wait_for_selector(f"#ds-{what}-note .ds-note.good")
+    methods = tab.locator("#ds-method label").all_inner_texts()
+    assert methods == list(demo.page_methods()) and tab.locator("#ds-method").get_by_label("auto").is_checked()
+    tab.locator("#ds-method").get_by_label("classical").check()
+    tab.wait_for_selector("#ds-share", state="hidden")
+    tab.locator("#ds-method").get_by_label("faceshifter").check()
+    tab.locator("#ds-share input[type=number]").fill("0.5")
+    for name in ("All methods", "Mixture", "Attention masks"):
+        tab.locator("#ds-show").get_by_label(name).check()
+    tab.click("#ds-go")
+    tab.wait_for_selector("#ds-seal .ds-card.ours", timeout=90_000)
+    assert "replaced by faceshifter" in tab.inner_text("#ds-seal")
+
+    captions = tab.locator("#ds-others .caption-label").all_inner_texts()
+    assert [c.rsplit(",", 1)[0] for c in captions] == methods[1:] and all(re.fullmatch(r".+, \d+\.\d s", c) for c in captions)
+    shown = tab.locator("#ds-others button > img, .ds-sheet img")
+    assert shown.count() == len(methods) - 1 + 2
+    for n in range(shown.count()):
+        file = tmp_path / f"{n}.png"
+        file.write_bytes(tab.request.get(shown.nth(n).get_attribute("src")).body())
+        assert inspect(file).ours, "what the browser shows is the signed file itself"
+        if n < len(captions):
+            picture, words = shown.nth(n).bounding_box(), tab.locator("#ds-others .caption-label").nth(n).bounding_box()
+            assert words["y"] >= picture["y"] + picture["height"] - 1, "no caption lies on the label"
+
+    tab.click("#ds-forget")
+    tab.wait_for_selector("#ds-others", state="hidden")
+    assert uploads(site) == [] and tab.hosts == {"127.0.0.1"} and tab.errors == []
+
+
 def test_errors_are_said_where_the_visitor_looks(tab, site, tmp_path):
     open_demo(tab, site)
     tab.click("#ds-go")
@@ -174,6 +209,17 @@ def test_the_page_fits_a_telephone(browser, site):
     tab.wait_for_selector("#ds-source-examples img")
     assert tab.evaluate("document.documentElement.scrollWidth") <= 360
     for box in (tab.locator(s).bounding_box() for s in ("#ds-source", "#ds-target", "#ds-go")):
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 360 and box["width"] > 280
+    for what in ("source", "target"):
+        tab.locator(f"#ds-{what}-examples button.gallery-item").nth(1).click()
+        tab.wait_for_selector(f"#ds-{what}-note .ds-note.good")
+    for name in ("All methods", "Attention masks"):
+        tab.locator("#ds-show").get_by_label(name).check()
+    tab.click("#ds-go")
+    tab.wait_for_selector("#ds-seal .ds-card.ours", timeout=90_000)
+    tab.wait_for_function("document.querySelector('.ds-sheet img')?.complete")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    for box in (tab.locator(s).bounding_box() for s in ("#ds-slider", "#ds-seal", "#ds-download", "#ds-others", ".ds-sheet:visible")):
         assert box["x"] >= 0 and box["x"] + box["width"] <= 360 and box["width"] > 280
     context.close()
 

@@ -1,7 +1,9 @@
 "The page's handlers, its desk and its server; the browser has its own file."
 
+import copy
 import io
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -10,15 +12,20 @@ import time
 import zipfile
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from deepswap import demo
 from deepswap.core import ImageError, NoFaceError, UsageError, WeightsError, read_image
+from deepswap.faceshifter import FaceShifter, FaceShifterSwapper
 from deepswap.provenance import inspect
-from deepswap.train import RingOfGaussians, ToyGAN, Trainer
+from deepswap.show import PALETTE
+from deepswap.swap import AutoSwapper, SWAPPERS
+from deepswap.train import RingOfGaussians, ToyGAN, Trainer, run
 
 gr = demo.load_gradio()
 from gradio_client import Client, handle_file  # noqa: E402
@@ -189,9 +196,10 @@ def test_label_and_method_can_be_chosen_but_not_dropped(examples, desk):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    "A folder with a pair, a run of another kind, an empty folder and a file."
+    "A folder with a pair, a FaceShifter, a run of another kind, an empty folder and a file."
     folder = tmp_path_factory.mktemp("runs")
     two_colors(folder / "colors")
+    run("faceshifter", "procedural:n=4,scenes=3", 32, 2, 1, device="cpu", out=folder / "faceshifter", options={"width": 2, "ndf": 4}, progress=False)
     Trainer(ToyGAN(), RingOfGaussians(8), out=folder / "toy", steps=1, progress=False).fit()
     (folder / "empty").mkdir()
     (folder / "notes.txt").write_text("notes")
@@ -200,14 +208,25 @@ def runs(tmp_path_factory):
 
 def test_pairs_of_a_folder_become_methods(runs, tmp_path):
     methods = demo.page_methods(runs)
-    assert list(demo.page_methods()) == ["classical"] and list(methods) == ["classical", "colors: A", "colors: B"]
-    assert all("no source picture" in methods[m][0] for m in list(methods)[1:])
+    own = list(demo.page_methods())
+    assert set(own) <= set(SWAPPERS) - {"none"} and own[0] == "auto" and {"faceshifter", "classical"} < set(own)
+    assert list(methods) == [*own, "colors: A", "colors: B", "faceshifter: faceshifter"], "a run takes nobody's name"
+    assert all("no source picture" in methods[m][0] for m in ("colors: A", "colors: B"))
+    assert methods["faceshifter: faceshifter"][1].size == 32 and methods["faceshifter"][1].size > 32
     with pytest.raises(UsageError, match="no folder"):
         demo.page_methods(tmp_path / "nowhere")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken/last.safetensors").write_bytes(b"no weights")
     with pytest.raises(WeightsError, match="can't be read"):
         demo.page_methods(tmp_path)
+
+
+def test_a_method_without_its_weights_is_left_out_and_said_to_who_starts_the_page(monkeypatch, capsys):
+    def missing(device):
+        raise WeightsError("There is no file here.")
+
+    monkeypatch.setitem(SWAPPERS, "broken", ("a method", missing))
+    assert "broken" not in demo.page_methods() and "without broken: There is no file here." in capsys.readouterr().err
 
 
 def test_a_pair_paints_without_a_source_and_the_file_names_it(runs, examples, desk):
@@ -225,7 +244,133 @@ def test_a_pair_paints_without_a_source_and_the_file_names_it(runs, examples, de
 def test_a_path_is_no_method_of_the_page(runs, examples, desk):
     with pytest.raises(gr.Error) as e:
         demo.polite(demo.Handlers(desk).swap, "ann", examples[0], examples[1], method=str(runs / "colors"))
-    assert "choose one of: classical" in e.value.message and desk.files() == []
+    assert "choose one of: auto" in e.value.message and desk.files() == []
+
+
+# ---- how much of the source, all methods, and inside the network ----
+
+
+@pytest.fixture(scope="module")
+def few():
+    "A page with a small network without training, and with what it is compared with."
+    torch.manual_seed(0)
+    small = FaceShifterSwapper(FaceShifter(size=32, width=2, ndf=4))
+    return {"auto": ("decides", AutoSwapper(small, demo.page_methods()["classical"][1], "the network does not know faces like these.")), "small": ("a network", small), "classical": demo.page_methods()["classical"]}
+
+
+def face_of(file, examples, target=1):
+    "Pixels of the face in a result."
+    x0, y0, x1, y1 = (int(v) for v in demo.look(examples[target]).faces[0].box)
+    return np.asarray(read_image(file), dtype=float)[y0:y1, x0:x1]
+
+
+def test_the_share_of_the_source_reaches_a_network_and_nothing_else(few, examples, desk):
+    h, seen = demo.Handlers(desk, few), {}
+    for method in ("small", "classical"):
+        for share in (1.0, 0.2):
+            seen[method, share] = face_of(h.swap("ann", examples[0], examples[1], method, share=share).file, examples)
+    assert np.abs(seen["small", 1.0] - seen["small", 0.2]).mean() > 1
+    source, target, drawn = demo.make_swap(demo.Uploads(examples[0], examples[1]), desk.root, "small", share=0.0, methods=few).crops
+    assert drawn.shape == target.shape and (drawn - target).abs().mean() > 0.02, "an exercise: 0 is the target drawn anew, not the target"
+    assert np.abs(seen["classical", 1.0] - seen["classical", 0.2]).mean() < 0.5, "the mark differs, the face does not"
+    assert few["small"][1].share == 1.0, "the next visitor starts anew"
+    assert [demo.can_mix(s) for _, s in few.values()] == [True, True, False]
+    for share in (1.5, "half", None):
+        with pytest.raises(gr.Error) as e:
+            demo.polite(h.swap, "ann", examples[0], examples[1], "small", share=share)
+        assert "share of the source" in sentence(e)
+
+
+def test_auto_says_what_it_took_and_the_file_names_that(few, examples, desk):
+    made = demo.Handlers(desk, few).swap("ann", examples[0], examples[1])
+    assert (made.name, made.method) == ("auto", "classical") and inspect(made.file).credentials.method == "classical"
+    assert "does not know faces like" in made.notes[0]
+    card = demo.verdict_card(made.inspection, "title", ["<b>"])
+    assert card.index("&lt;b&gt;") < card.index("title") and "<b>" not in card
+
+
+def test_all_methods_are_made_on_the_same_pair_and_each_is_signed(few, examples, desk):
+    reports = []
+    made = demo.Handlers(desk, few).swap("ann", examples[0], examples[1], "small", show=["all methods"], progress=lambda f, t="": reports.append(f))
+    assert list(made.others) == ["small", "classical"], "auto is one of the others"
+    assert made.others["small"] is made
+    assert re.fullmatch(r"The face was drawn in a square of 32 pixels and enlarged to \d{3}, so it is softer .*", *made.notes) and made.others["classical"].notes == []
+    for name, method in {"small": "faceshifter", "classical": "classical"}.items():
+        found = inspect(made.others[name].file)
+        assert found.ours and found.credentials.method == method and 0 < made.others[name].swapping < 60
+    assert np.abs(face_of(made.file, examples) - face_of(made.others["classical"].file, examples)).mean() > 5
+    assert {str(p) for p in desk.files()} == {made.before, *(m.file for m in made.others.values())}
+    assert reports == sorted(reports), "progress does not go back"
+    auto = demo.Handlers(desk, few).swap("ann", examples[0], examples[1], show=["all methods"])
+    assert list(auto.others) == ["small", "classical"] and auto.others["classical"] is auto, "what auto took is not made twice"
+    assert len(desk.files()) == 3, "the new result takes the old one's place"
+
+
+def test_a_method_that_cannot_is_named_and_the_others_are_shown(few, runs, examples, desk):
+    def broken(source, target):
+        raise UsageError("This method is tired.")
+
+    methods = {**few, "tired": ("never works", broken), **{n: m for n, m in demo.page_methods(runs).items() if n.startswith("colors")}}
+    made = demo.Handlers(desk, methods).swap("ann", None, examples[0], "colors: A", show=["all methods", "mixture"])
+    assert list(made.others) == ["colors: A", "colors: B"], "only a pair needs no source"
+    soft, why, sheet = made.notes
+    assert "softer" in soft and why.startswith("small, classical, tired: There is no source picture yet") and "no mixture" in sheet and made.sheets == {}
+    made = demo.Handlers(desk, methods).swap("ann", examples[1], examples[0], "classical", show=["all methods"])
+    assert list(made.others) == ["small", "classical", "colors: A", "colors: B"] and made.notes == ["tired: This method is tired."]
+
+
+def tile(sheet, n, cols=3, side=230, gap=10, strip=40):
+    "The middle of the n-th tile of a sheet."
+    x, y = gap + n % cols * (side + gap), gap + n // cols * (side + strip)
+    return np.asarray(sheet, dtype=float)[y + 8 : y + side - 8, x + 8 : x + side - 8]
+
+
+def test_the_mixture_goes_from_the_target_to_the_source(few):
+    network, crops = few["small"][1].model, torch.rand(2, 1, 3, 64, 64) * 2 - 1
+    sheet = demo.mixture_sheet(network, *crops)
+    whole = [tile(demo.tile_sheet([("", p)], ""), 0) for p in (network.swap(*crops, 0.0), network.swap(*crops, 0.25), network.swap(*crops), crops[0])]
+    for n, expected in zip((0, 1, 4, 5), whole, strict=True):
+        assert np.array_equal(tile(sheet, n), expected), n
+    assert not np.array_equal(whole[0], whole[2])
+
+
+@pytest.mark.parametrize("bias, role", [(30.0, "source"), (-30.0, "target")])
+def test_masks_are_in_the_colour_of_who_decides(bias, role):
+    torch.manual_seed(0)
+    network = FaceShifter(size=32, width=2, ndf=4)
+    for block in network.generator.blocks:
+        for layer in block.aad:
+            torch.nn.init.zeros_(layer.attention.weight)
+            torch.nn.init.constant_(layer.attention.bias, bias)
+    sheet = demo.mask_sheet(network, *torch.rand(2, 1, 3, 64, 64))
+    color = [int(PALETTE[role][i : i + 2], 16) for i in (1, 3, 5)]
+    for n in range(3, 3 + len(network.generator.blocks)):
+        assert np.abs(tile(sheet, n) - color).max() <= 1, n
+    assert np.abs(tile(sheet, 0) - color).mean() > 5
+
+
+def test_of_a_method_with_two_stages_the_first_is_looked_into(few, tmp_path):
+    first, second = few["small"][1], copy.copy(few["small"][1])
+    second.model = SimpleNamespace(faceshifter=first.model)
+    seen = []
+    for name, methods in (("second", {"second": ("two stages", second), "small": few["small"]}), ("small", few)):
+        made = SimpleNamespace(name=name, crops=tuple(torch.zeros(2, 1, 3, 64, 64)), notes=[], sheets={})
+        demo.make_sheets(made, tmp_path, ["mixture"], methods)
+        seen.append(tile(read_image(made.sheets["mixture"]), 0))
+        assert made.notes == []
+    assert np.abs(seen[0] - seen[1]).mean() < 2, "the same network drew both"
+
+
+def test_sheets_are_signed_and_held_by_the_visitor(few, examples, desk):
+    made = demo.Handlers(desk, few).swap("ann", examples[0], examples[1], "classical", show=list(demo.SHEETS), kind="JPEG")
+    assert list(made.sheets) == list(demo.SHEETS) and all(f.endswith(".jpg") for f in made.sheets.values())
+    for file in made.sheets.values():
+        assert inspect(file).ours and inspect(file).credentials.method == "faceshifter"
+    desk.leave("ann")
+    assert desk.files() == []
+    without = {"classical": few["classical"]}
+    made = demo.Handlers(desk, without).swap("ann", examples[0], examples[1], show=["mixture"])
+    assert made.sheets == {} and "no FaceShifter" in made.notes[0]
 
 
 # ---- what bad input gets ----
@@ -298,19 +443,19 @@ def test_bad_files_made_here(desk, examples, tmp_path):
 
 def test_nothing_uploaded_a_folder_and_a_lost_file(desk, examples, tmp_path):
     with pytest.raises(UsageError) as e:
-        demo.make_swap(None, examples[0], tmp_path)
+        demo.make_swap(demo.Uploads(None, examples[0]), tmp_path)
     assert "no source picture" in sentence(e)
     with pytest.raises(UsageError) as e:
-        demo.make_swap(examples[0], None, tmp_path)
+        demo.make_swap(demo.Uploads(examples[0], None), tmp_path)
     assert "no target picture" in sentence(e)
     with pytest.raises(ImageError) as e:
-        demo.make_swap(tmp_path, examples[0], tmp_path)
+        demo.make_swap(demo.Uploads(tmp_path, examples[0]), tmp_path)
     assert "folder" in sentence(e)
     with pytest.raises(ImageError) as e:
-        demo.make_swap(examples[0], tmp_path / "gone.png", tmp_path)
+        demo.make_swap(demo.Uploads(examples[0], tmp_path / "gone.png"), tmp_path)
     assert "upload it again" in sentence(e)
     with pytest.raises(UsageError):
-        demo.make_swap(examples[0], examples[-1], tmp_path, face="3")
+        demo.make_swap(demo.Uploads(examples[0], examples[-1]), tmp_path, face="3")
     assert list(tmp_path.iterdir()) in ([], [desk.root])
 
 
@@ -353,16 +498,16 @@ def client(page, tmp_path_factory):
 
 
 def options(**changed):
-    return dict(method="classical", face="largest", source_face="largest", place="bottom-right", kind="PNG", **changed)
+    return dict(method="classical", face="largest", source_face="largest", place="bottom-right", kind="PNG", share=1.0, show=[], **changed)
 
 
-def call_swap(client, source, target, method, face, source_face, place, kind):
-    return client.predict(source, target, method, face, source_face, place, kind, api_name="/swap")
+def call_swap(client, source, target, method, face, source_face, place, kind, share, show):
+    return client.predict(source, target, method, face, source_face, place, kind, share, show, api_name="/swap")
 
 
 def test_a_program_swaps_over_the_network_and_leaves_nothing(page, client, examples, tmp_path):
     own = {p.name for p in page.desk.files()}
-    slider, file, seal = call_swap(client, handle_file(examples[0]), handle_file(examples[1]), **options())
+    slider, file, seal, *_ = call_swap(client, handle_file(examples[0]), handle_file(examples[1]), **options())
     path = file["value"] if isinstance(file, dict) else file
     assert inspect(path).ours and not inspect(examples[1]).ours
     assert "1 face replaced" in seal and len(slider) == 2
@@ -373,6 +518,23 @@ def test_a_program_swaps_over_the_network_and_leaves_nothing(page, client, examp
     assert "1 face replaced" in numbered[2] and "2 faces replaced" in everyone[2]
     page.desk.sweep(time.time() + page.desk.keep + 5)
     assert {p.name for p in page.desk.files()} == own, "only the page's examples are left"
+
+
+def test_a_program_asks_for_everything_and_gets_signed_files(page, client, examples):
+    own = {p.name for p in page.desk.files()}
+    show = ["all methods", *demo.SHEETS]
+    slider, file, seal, gallery, *sheets = call_swap(client, handle_file(examples[0]), handle_file(examples[1]), **{**options(), "method": "faceshifter", "share": 0.75, "show": show})
+    pictures = [g["image"]["path"] if isinstance(g["image"], dict) else g["image"] for g in (gallery["value"] if isinstance(gallery, dict) else gallery)]
+    sheets = [s["value"] if isinstance(s, dict) and "value" in s else s for s in sheets]
+    sheets = [s["path"] if isinstance(s, dict) else s for s in sheets]
+    assert "replaced by faceshifter" in seal and len(pictures) == len(demo.page_methods()) - 1 and len(sheets) == 2
+    assert all(inspect(p).ours for p in (*pictures, *sheets))
+    with pytest.raises(AppError, match="2.0|maximum|share"):
+        call_swap(client, handle_file(examples[0]), handle_file(examples[1]), **{**options(), "method": "faceshifter", "share": 2.0})
+    with pytest.raises(AppError):
+        call_swap(client, handle_file(examples[0]), handle_file(examples[1]), **{**options(), "show": ["passwords"]})
+    page.desk.sweep(time.time() + page.desk.keep + 5)
+    assert {p.name for p in page.desk.files()} == own
 
 
 def test_errors_reach_the_program_as_one_sentence(page, client, examples, tmp_path):
@@ -457,5 +619,5 @@ def test_every_chapter_the_page_names_exists(repo):
 def test_no_face_error_is_the_librarys_own(examples, tmp_path):
     Image.new("RGB", (200, 200), "white").save(tmp_path / "white.png")
     with pytest.raises(NoFaceError):
-        demo.make_swap(examples[0], tmp_path / "white.png", tmp_path)
+        demo.make_swap(demo.Uploads(examples[0], tmp_path / "white.png"), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["white.png"]
