@@ -346,7 +346,7 @@ def notes_on(
     result, # of `swap_photo`
 )->list: # sentences
     "What the visitor should know: what the swap says itself, and whether the face was drawn smaller than it is shown."
-    drawn, shown = result.crops[0][2].shape[-1], native_size(result.faces[0].landmarks)
+    drawn, shown = result.drawn or result.crops[0][2].shape[-1], native_size(result.faces[0].landmarks)
     soft = f"The face was drawn in a square of {drawn} pixels and enlarged to {shown}, so it is softer than the picture around it."
     return [n for n in (result.note, soft if shown > 1.5 * drawn else "") if n]
 

@@ -10,6 +10,7 @@ __all__ = ['SWAPPERS', 'ONE_FOR_ALL', 'SHIPPED', 'FAMILIAR', 'PAIRS', 'get_swapp
            'add_light', 'LitPair']
 
 # %% ../nbs/51_swap.ipynb #89bf73ef
+import copy
 import importlib
 import inspect
 import os
@@ -162,7 +163,10 @@ def _read_once(name, file, changed, device): return ONE_FOR_ALL[name][0](file, d
 def _shared(swapper, share:float):
     "The same swapper with another share of the source."
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1: raise UsageError(f"The share of the source is {share!r}; give a number from 0 to 1.")
-    if isinstance(swapper, FaceShifterSwapper): return type(swapper)(swapper.model, swapper.feather, swapper.mask, share)
+    if isinstance(swapper, FaceShifterSwapper):
+        swapper = copy.copy(swapper)
+        swapper.share = share
+        return swapper
     if isinstance(swapper, AutoSwapper): return AutoSwapper(_shared(swapper.network, share), swapper.other, swapper.known)
     raise UsageError("A share of the source was asked for, but only a FaceShifter can mix two faces; leave `share` out, or choose 'faceshifter'.")
 
@@ -310,6 +314,7 @@ class SwapResult:
     seconds:float=0.0 # it took
     note:str="" # what the user should know, e.g. that there were more faces
     to:list=field(default_factory=list) # per face, for a trained pair: whose face was painted, 'a' or 'b'
+    drawn:int=None # side in pixels that the method painted, where it has one of its own
     method:str="other" # what swapped, as the result's signs name it: of 'auto', what it chose
 
 # %% ../nbs/51_swap.ipynb #e458f224
@@ -381,7 +386,7 @@ def swap_photo(
     todo = [f for f in choose_faces(b.faces, face, b.name) if a is None or not _same_face(a, fa, b, f)]
     if not todo: raise UsageError("Source and target are the same face of the same picture; give two different people.")
     swapper, said = settled(swapper, [(a.image, fa)] if a else [], [(b.image, f) for f in todo], size, d)
-    out = SwapResult(b.image, b, a, fa, todo, method=method_of(swapper))
+    out = SwapResult(b.image, b, a, fa, todo, method=method_of(swapper), drawn=getattr(swapper, "size", None))
     for i, f in enumerate(todo):
         tell(0.4 + 0.6 * i / len(todo), f"Swapping face {i + 1} of {len(todo)}")
         out.image, crops, mask = swap_face(out.image, f, a and a.image, fa, swapper, size, d)
