@@ -213,20 +213,20 @@ def draw(self:HearLoader, pairs:Pairs)->list: # (B, 3, S, S) each
 class Hear(Method):
     "FaceShifter's second stage: brings back what the first one loses, with the paper's three losses, or taught by the exact swap behind the occluder."
     name, averaged = "hear", ("net",)
-    options = {"faceshifter": "the first stage: a name, a file or a run", "width": "channels after the first halving; 64 in the original", "out": "what the network draws: paint (the paper's), add or gate",
+    options = {"faceshifter": "the first stage: a name, a file or a run", "width": "channels after the first halving; 64 in the original", "kind": "what the network draws: paint (the paper's), add or gate",
                "id": "weight of the identity loss", "chg": "weight of the change", "rec": "weight of the reconstruction", "supervised": "weight of the distance to the exact swap behind the occluder; 0: not taught",
                "same": "share of pairs that show one person; 0.5 in the paper", "occluders": "share of procedural targets that have an occluder", "lr": "learning rate", "decay": "share of the run after which it falls; 1: never",
                "keep": "each target keeps its source, and all is drawn once; takes 9 bytes a pixel and picture"}
-    presets = {"paper": {"out": "paint", "rec": 1.}, "taught": {"out": "gate", "supervised": 100., "chg": 0., "rec": 0.}}
-    def __init__(self, size:int=64, faceshifter=FACESHIFTER, width:int=16, out:str="add", id:float=1., chg:float=1., rec:float=10., supervised:float=0.,
+    presets = {"paper": {"kind": "paint", "rec": 1.}, "taught": {"kind": "gate", "supervised": 100., "chg": 0., "rec": 0.}}
+    def __init__(self, size:int=64, faceshifter=FACESHIFTER, width:int=16, kind:str="add", id:float=1., chg:float=1., rec:float=10., supervised:float=0.,
                  same:float=.5, occluders:float=.5, lr:float=2e-3, decay:float=.5, keep:bool=True):
         named = "given" if isinstance(faceshifter, FaceShifter) else str(faceshifter)
-        super().__init__(size=size, faceshifter=named, width=width, out=out, id=id, chg=chg, rec=rec, supervised=supervised, same=same, occluders=occluders, lr=lr, decay=decay, keep=keep)
+        super().__init__(size=size, faceshifter=named, width=width, kind=kind, id=id, chg=chg, rec=rec, supervised=supervised, same=same, occluders=occluders, lr=lr, decay=decay, keep=keep)
         self.check()
         model = faceshifter if named == "given" else load_faceshifter(faceshifter, "cpu")
         if model.config["size"] != size: raise UsageError(f"The FaceShifter {named} draws {model.config['size']} pixels a side, and {size} were asked for; use its size.")
         self.faceshifter = model.requires_grad_(False).eval()
-        self.net = HEARNet(size, width, out)
+        self.net = HEARNet(size, width, kind)
     def networks(self): return {"net": self.net}
     def train(self, mode=True):
         super().train(mode)

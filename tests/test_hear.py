@@ -155,7 +155,7 @@ def test_wrong_networks_and_inputs_get_a_sentence(make, word):
 
 
 def test_losses_are_the_paper_s(stage1, people):
-    m = small(stage1, out="paint", id=1.0, chg=1.0, rec=1.0)
+    m = small(stage1, kind="paint", id=1.0, chg=1.0, rec=1.0)
     b = m.loader(people, 32, 4, 0)[0].make(0)
     m.net.eval()
     code = m.faceshifter.code(b.source.image)
@@ -176,7 +176,7 @@ def test_presets_switch_what_they_name(stage1, people):
     assert found.keys() == {"id", "supervised"} and m.net.out == "gate"
 
 
-@pytest.mark.parametrize("bad, word", [({"rec": 0.0}, "rec or supervised"), ({"chg": -1.0}, "chg -1"), ({"same": 2.0}, "same is 2"), ({"occluders": -0.5}, "occluders -0.5"), ({"lr": 0.0}, "lr is 0"), ({"out": "x"}, "choose one of")])
+@pytest.mark.parametrize("bad, word", [({"rec": 0.0}, "rec or supervised"), ({"chg": -1.0}, "chg -1"), ({"same": 2.0}, "same is 2"), ({"occluders": -0.5}, "occluders -0.5"), ({"lr": 0.0}, "lr is 0"), ({"kind": "x"}, "choose one of")])
 def test_settings_out_of_range_get_a_sentence(stage1, bad, word):
     with pytest.raises(UsageError, match=word):
         small(stage1, **bad)
@@ -276,7 +276,7 @@ def test_only_procedural_people_can_teach(stage1, people):
 
 
 def test_swap_is_both_stages(stage1, task):
-    m = small(stage1, out="add").eval()
+    m = small(stage1, kind="add").eval()
     torch.nn.init.normal_(m.net.last.weight, 0, 0.1)
     s, t = task.source[:3], task.target.image[:3]
     first = stage1.swap(s, t)
@@ -294,7 +294,7 @@ def test_swap_is_both_stages(stage1, task):
 
 @pytest.mark.parametrize("out", hr.HEARNet.OUT)
 def test_swapper(stage1, task, out):
-    m = small(stage1, out=out).eval()
+    m = small(stage1, kind=out).eval()
     torch.nn.init.normal_(m.net.last.weight, 0, 0.1)
     s = hr.HearSwapper(m, feather=0.1)
     assert isinstance(s, FaceShifterSwapper) and s.method == "hear" and s.method in METHOD_CODES and (s.size, s.feather, s.mask) == (32, 0.1, "changed")
@@ -315,7 +315,7 @@ def test_untrained_the_swapper_is_the_first_stage_s(stage1, task):
 
 
 def test_what_the_gate_keeps_is_as_sharp_as_the_photograph(stage1, task):
-    m = small(stage1, out="gate").eval()
+    m = small(stage1, kind="gate").eval()
     torch.nn.init.constant_(m.net.last.bias, 40.0)
     t = pictures(2, 96)
     swapped, mask = hr.HearSwapper(m, mask="crop")(task.source[:2], t)
