@@ -689,7 +689,7 @@ def _demo_arguments(p):
     "The page is served on this machine only and asks nothing of the network; Ctrl-C stops it and deletes what was uploaded."
     p.add_argument("--port", type=number(1, 65535), metavar="N", help="port on this machine (default: the first free one from 7860)")
     p.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on; 0.0.0.0 lets other machines in (default 127.0.0.1)")
-    p.add_argument("--runs", metavar="DIR", help="folder that holds runs of `deepswap train`; each trained pair in it can be chosen on the page")
+    p.add_argument("--runs", metavar="DIR", help="folder that holds runs of `deepswap train`; each trained pair, faceshifter and hear in it can be chosen on the page")
     p.add_argument("--no-browser", action="store_true", help="only print the address")
 
 @command("demo", "swap faces in the browser", _demo_arguments)

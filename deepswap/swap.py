@@ -280,7 +280,7 @@ def open_auto(
     "What comes with deepswap: the FaceShifter for faces that it knows, the classical swap for others. Raises `WeightsError` in one sentence."
     network = open_shipped(device)
     try: known = open_acquaintance(WEIGHTS / f"{FAMILIAR}.safetensors", network)
-    except WeightsError as e: known = str(e)
+    except WeightsError as e: known = str(e).replace(f"{WEIGHTS}{os.sep}", "")  # a visitor of the page need not know where it lies
     return AutoSwapper(network, ClassicalSwapper(device=device), known)
 
 def settled(
