@@ -183,6 +183,12 @@ def test_chapter_keeps_a_readers_pace(path):
 WIDGET = re.compile(r"\b(?:interactive|interactive_output|controls|stepper)\(")
 
 
+@pytest.mark.parametrize("path", NBS, ids=lambda p: p.name)
+def test_a_notebook_names_its_kernel(path):
+    "Without it JupyterLab opens the chapter with a question."
+    assert json.loads(path.read_text())["metadata"].get("kernelspec", {}).get("name") == "python3"
+
+
 @pytest.mark.parametrize("path", NBS[1:], ids=lambda p: p.name)
 def test_every_widget_is_shown(path):
     "A widget that is made and not displayed moves nothing: it, or the name it was given, is displayed or ends a cell."
