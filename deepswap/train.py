@@ -976,7 +976,7 @@ def load_method(
 )->Method: # in evaluation mode
     "Build a method again and fill in its weights. Raises `WeightsError`."
     tensors, info = read_tensors(find_checkpoint(path))
-    if info["method"] not in METHODS: raise WeightsError(f"{path} holds the method {info['method']!r}; this program knows {sorted(METHODS)}, so import the chapter that defines it or update deepswap.")
+    if info["method"] not in METHODS: raise WeightsError(f"{path} holds the method {info['method']!r}, which this program does not know; import the chapter that defines it, or update deepswap.")
     method = METHODS[info["method"]](**info["config"])
     method.load_extra_state(unpack(json.loads(bytes(tensors["state"].numpy())), tensors)["extra"])
     for name, net in method.networks().items():
