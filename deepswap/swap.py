@@ -121,6 +121,7 @@ def swap_face(
     if isinstance(swapper, FaceShifterSwapper): swapped = add_detail(swapped, t, swapper.size)
     return paste_photo(image, swapped, mask, matrix), (s, t, swapped), mask
 
+# %% ../nbs/51_swap.ipynb #c5a1e7d2
 def crop_side(size, swapper, landmarks, largest:int=1024)->int:
     "Side of a crop: what was asked for, else what the method demands, else the face's own; that also for a FaceShifter, which takes any and gets the target's detail back."
     own = getattr(swapper, "size", None)
