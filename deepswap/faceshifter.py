@@ -25,7 +25,7 @@ from .data import Pairs, PairLoader, PixelStore, dequantise, quantise
 from .gan import get_objective
 from .identity import get_encoder, identity_faces, new_styles
 from .people import Rendered, exact_swap, sample_people
-from .train import LinearDecay, Method, find_checkpoint, load_method, load_network, read_tensors, register, write_tensors
+from .train import LinearDecay, Method, find_checkpoint, half_tensors, load_method, load_network, read_tensors, register, write_tensors
 
 import deepswap.objectives # it enters the hinge loss in the table of objectives
 
@@ -313,9 +313,14 @@ class FaceShifterSwapper:
     )->tuple: # swapped (B, 3, H, H), mask (B, 1, H, H) 0..1
         "The sources' faces in these crops, and where."
         if source is None: raise UsageError("FaceShifter takes the face from a source picture; give one.")
-        swapped, place = self.model.swap(source, target, self.share).to(target), where_to_paste(target, target_landmarks, self.feather, self.mask == "outline")
-        if self.mask == "changed": place = place * resized(where_changed(swapped, self.model.swap(target, target).to(target)), target.shape[-1])
-        return resized(swapped, target.shape[-1]).clamp(-1, 1), place
+        painted, masks = self.paint(source, target)
+        place = where_to_paste(target, target_landmarks, self.feather, self.mask == "outline")
+        for m in masks: place = place * resized(m, target.shape[-1])
+        return resized(painted, target.shape[-1]).clamp(-1, 1), place
+    def paint(self, source, target): # as above -> (B, 3, size, size), list of masks (B, 1, size, size) that all have a say
+        "At the network's own side, what is pasted and where."
+        swapped = self.model.swap(source, target, self.share).to(target)
+        return swapped, [where_changed(swapped, self.model.swap(target, target).to(target))] if self.mask == "changed" else []
 
 # %% ../nbs/42_faceshifter.ipynb #13960533
 FACESHIFTER = "deepswap-faceshifter-v1" # in deepswap/weights
@@ -326,7 +331,7 @@ def save_faceshifter(
     about:dict=None, # how it was made, as JSON can hold it
 )->Path:
     "Write what a swap needs in half precision, with checksums, whole or not at all."
-    tensors = {f"network/{n}/{k}": t.half() if t.is_floating_point() else t for n in method.averaged for k, t in getattr(method, n).state_dict().items()}
+    tensors = {k: t for n in method.averaged for k, t in half_tensors(getattr(method, n), f"network/{n}/").items()}
     return write_tensors(path, tensors, {"faceshifter": method.config, "about": about or {}})
 
 def load_faceshifter(

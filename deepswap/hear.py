@@ -25,7 +25,7 @@ from .identity import identity_faces, new_styles
 from .layers import ConvBlock, activation
 from .norms import norm_layer
 from .people import OCCLUDERS, PARTS, People, Rendered, exact_swap, sample_people
-from .train import LinearDecay, Method, find_checkpoint, load_method, load_network, read_tensors, register, write_tensors
+from .train import LinearDecay, Method, find_checkpoint, half_tensors, load_method, load_network, read_tensors, register, write_tensors
 
 # %% ../nbs/43_hear.ipynb #3bb3bbd3
 def with_occluders(
@@ -338,20 +338,13 @@ class HearSwapper(FaceShifterSwapper):
         if not isinstance(hear, Hear): raise UsageError(f"A {type(hear).__name__} is no HEAR-Net; give one, from `load_hear` say.")
         super().__init__(hear.faceshifter, feather, mask, share)
         self.hear = hear
-    def __call__(self,
-        source:torch.Tensor, # (B, 3, H, H) aligned crops of any side, or one for all
-        target:torch.Tensor, # (B, 3, H, H) aligned crops of any side
-        source_landmarks=None, # not looked at: the crop is aligned
-        target_landmarks:torch.Tensor=None, # (B, 5, 2) pixels of the crop; None: the canonical ones
-    )->tuple: # swapped (B, 3, H, H), mask (B, 1, H, H) 0..1
-        "The sources' faces in these crops, and where. Behind an open gate nothing is pasted: the target stays as sharp as it is."
-        if source is None: raise UsageError("FaceShifter takes the face from a source picture; give one.")
-        small, large = resized(target, self.size), lambda x: resized(x.to(target), target.shape[-1])
+    def paint(self, source, target): # as of `FaceShifterSwapper`
+        "What is pasted and where. Behind an open gate nothing is pasted: the target stays as sharp as it is."
         swap, error = self.model.swap(source, target, self.share).to(target), heuristic_error(self.model, target)
-        place = where_to_paste(target, target_landmarks, self.feather, self.mask == "outline")
-        if self.mask == "changed": place = place * large(where_changed(swap, small - error))
-        if self.hear.net.out == "gate": return large(swap).clamp(-1, 1), place * (1 - large(self.hear.gate(swap, error)))
-        return large(self.hear.restore(swap, error, small)).clamp(-1, 1), place
+        small = resized(target, self.size)
+        masks = [where_changed(swap, small - error)] if self.mask == "changed" else []
+        if self.hear.net.out == "gate": return swap, [*masks, 1 - self.hear.gate(swap, error).to(target)]
+        return self.hear.restore(swap, error, small).to(target), masks
 
 # %% ../nbs/43_hear.ipynb #ce793d92
 HEAR = "deepswap-hear-v1" # in deepswap/weights
@@ -362,8 +355,7 @@ def save_hear(
     about:dict=None, # how it was made, as JSON can hold it
 )->Path:
     "Write the second stage in half precision, with checksums, whole or not at all; the first stage is named, not written."
-    tensors = {f"network/net/{k}": t.half() if t.is_floating_point() else t for k, t in method.net.state_dict().items()}
-    return write_tensors(path, tensors, {"hear": method.config, "about": about or {}})
+    return write_tensors(path, half_tensors(method.net, "network/net/"), {"hear": method.config, "about": about or {}})
 
 def load_hear(
     weights=HEAR, # a name in deepswap/weights, a file of `save_hear`, or a run of the training

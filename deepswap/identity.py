@@ -27,7 +27,7 @@ from .core import ARCFACE5, CANONICAL5, DataError, UsageError, WeightsError, ato
 from .data import Augment, procedural_people
 from .faces import similarity, warp
 from .people import People, Style, natural, sample_people
-from .train import LinearDecay, Method, face_loader, find_checkpoint, images_of, load_method, load_network, read_tensors, register, write_tensors
+from .train import LinearDecay, Method, face_loader, find_checkpoint, images_of, half_tensors, load_method, load_network, read_tensors, register, write_tensors
 
 # %% ../nbs/40_identity.ipynb #e302eac8
 @dataclass
@@ -421,8 +421,7 @@ def save_encoder(
     about:dict=None, # how it was made, as JSON can hold it
 )->Path:
     "Write an own encoder in half precision, with checksums, whole or not at all."
-    tensors = {f"network/{k}": t.half() if t.is_floating_point() else t for k, t in net.state_dict().items()}
-    return write_tensors(path, tensors, {"identity_net": net.config, "about": about or {}})
+    return write_tensors(path, half_tensors(net, "network/"), {"identity_net": net.config, "about": about or {}})
 
 def _load_own(path)->IdentityNet:
     "An own encoder from its file, or from the run of a training."

@@ -6,8 +6,8 @@
 __all__ = ['METHODS', 'FORMAT', 'PRECISIONS', 'RingOfGaussians', 'mlp', 'Method', 'register', 'frozen', 'ToyGAN', 'draw_points',
            'map_batch', 'batch_length', 'split_batch', 'to_device', 'Constant', 'LinearDecay', 'DropOnPlateau', 'EMA',
            'random_state', 'set_random_state', 'same_randomness', 'pack', 'unpack', 'write_tensors', 'read_tensors',
-           'find_checkpoint', 'load_network', 'Processes', 'check_precision', 'memory_mb', 'Trainer', 'NotFinite',
-           'write_history', 'replaced', 'load_method', 'FaceAutoencoder', 'images_of', 'AutoencoderMethod',
+           'find_checkpoint', 'half_tensors', 'load_network', 'Processes', 'check_precision', 'memory_mb', 'Trainer',
+           'NotFinite', 'write_history', 'replaced', 'load_method', 'FaceAutoencoder', 'images_of', 'AutoencoderMethod',
            'face_loader', 'run']
 
 # %% ../nbs/04_train.ipynb #64e1b0b9
@@ -336,6 +336,13 @@ def find_checkpoint(
     file = path / (f"step-{int(which):08d}.safetensors" if str(which).isdigit() else f"{which}.safetensors")
     if not file.is_file(): raise WeightsError(f"The folder {path} holds no {file.name}; train first, or give another folder.")
     return file
+
+def half_tensors(
+    net:nn.Module, # trained
+    prefix:str, # where they are to be, e.g. 'network/generator/'
+)->dict: # name -> tensor, floats as float16
+    "What a network weighs least with, for `write_tensors`; `load_network` reads it back."
+    return {f"{prefix}{k}": t.half() if t.is_floating_point() else t for k, t in net.state_dict().items()}
 
 def load_network(
     net:nn.Module, # filled in place

@@ -26,7 +26,7 @@ from .data import quantise
 from .faces import similarity
 from .identity import OWN_SQUARE, FaceFilters, crop_square, new_styles
 from .people import SCENE, Scene, landmarks, sample_people
-from .train import load_network, read_tensors, same_randomness, write_tensors
+from .train import half_tensors, load_network, read_tensors, same_randomness, write_tensors
 
 # %% ../nbs/44_yardsticks.ipynb #c78da4f7
 def ssim(
@@ -276,8 +276,7 @@ def save_reader(
     about:dict=None, # how it was made, as JSON can hold it
 )->Path:
     "Write a reader in half precision, with checksums, whole or not at all."
-    tensors = {f"network/{k}": t.half() if t.is_floating_point() else t for k, t in reader.state_dict().items()}
-    return write_tensors(path, tensors, {"scene_reader": reader.config, "about": about or {}})
+    return write_tensors(path, half_tensors(reader, "network/"), {"scene_reader": reader.config, "about": about or {}})
 
 def load_reader(
     weights=SCENE_READER, # a name in deepswap/weights, or a file of `save_reader`
