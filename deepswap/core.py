@@ -6,10 +6,14 @@
 __all__ = ['FORMATS', 'MAX_PIXELS', 'ARCFACE5', 'CANONICAL5', 'DeepswapError', 'UsageError', 'DeviceError', 'ImageError',
            'NoFaceError', 'SeveralFacesError', 'DataError', 'WeightsError', 'TrainingError', 'OutputError',
            'read_image', 'to_tensor', 'to_uint8', 'to_pil', 'canonical_points', 'atomic_path', 'write_image',
-           'write_text', 'write_json', 'pick_device', 'seed_everything', 'is_fast', 'budget', 'patch', 'cache_dir']
+           'write_text', 'write_json', 'pick_device', 'seed_everything', 'is_fast', 'budget', 'patch', 'cache_dir',
+           'Verdict', 'exercise', 'run_solutions']
 
 # %% ../nbs/00_core.ipynb #41ee9db2
+import ast
+import dis
 import errno
+import functools
 import io
 import json
 import os
@@ -247,3 +251,54 @@ def cache_dir(
     try: path.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise OutputError(f"The cache folder {path} can't be made ({e.strerror}); set DEEPSWAP_CACHE to a folder that you own.") from None
     return path
+
+# %% ../nbs/00_core.ipynb #0aa96a7e
+class Verdict:
+    "What a check says of an answer: true where the answer is right, and a text for the reader."
+    def __init__(self,
+        right:bool, # is the answer right?
+        text:str, # what the reader sees
+    ): self.right, self.text = right, text
+    def __bool__(self): return self.right
+    def __repr__(self): return self.text
+
+# %% ../nbs/00_core.ipynb #470109b6
+def _blank(answer)->bool:
+    "Is the answer `...`, or a function whose body is?"
+    if (code := getattr(answer, "__code__", None)) is None: return answer is ...
+    idle = {"RESUME", "NOP", "LOAD_CONST", "RETURN_CONST", "RETURN_VALUE"}
+    return all(i.opname in idle for i in dis.get_instructions(code)) and all(c in (None, ..., answer.__doc__) for c in code.co_consts)
+
+# %% ../nbs/00_core.ipynb #4bc883a7
+def exercise(
+    check, # takes the answer, or several; an AssertionError says what is wrong; its docstring is the hint, its return value praise
+):
+    "Decorator: make a function with assertions the check of an exercise, which returns a `Verdict` and never raises."
+    @functools.wraps(check)
+    def ask(*answers, **named)->Verdict:
+        if any(map(_blank, (*answers, *named.values()))): return Verdict(False, "Not answered yet: write yours where the dots are, and run the cell again.")
+        try: praise = check(*answers, **named)
+        except Exception as e:
+            found = str(e) or "that is not it." if isinstance(e, AssertionError) else f"it raised {type(e).__name__}: {e}"
+            return Verdict(False, f"Not yet: {found}\nHint: {' '.join((check.__doc__ or 'read the question again.').split())}")
+        return Verdict(True, f"Right. {praise or ''}".strip())
+    return ask
+
+# %% ../nbs/00_core.ipynb #3eca66ef
+def run_solutions(
+    chapter:str, # its file without the ending, '20_gan'; looked for here and in nbs/
+    names:dict, # what the solutions may use: the notebook's globals()
+)->str: # how many were run
+    "Run the folded solutions of a chapter's exercises; the last line of each is a check that must say 'right'. Raises AssertionError."
+    path = next((p for p in (Path(f"{chapter}.ipynb"), Path(f"nbs/{chapter}.ipynb")) if p.exists()), None)
+    if path is None: return f"{chapter}.ipynb is not in this folder, so its solutions were not run."
+    prose = "\n".join("".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "markdown")
+    folded = re.findall(r"<details>.*?</details>", prose[prose.rindex("# Exercises"):], re.S)
+    assert folded, f"{chapter}: no solution found"
+    for number, text in enumerate(folded, 1):
+        *lines, last = ast.parse("\n".join(re.findall(r"```python\n(.*?)```", text, re.S)) or "None").body
+        room = dict(names)
+        exec(compile(ast.Module(lines, []), f"solution {number}", "exec"), room)
+        verdict = eval(compile(ast.Expression(last.value), f"solution {number}", "eval"), room)
+        assert isinstance(verdict, Verdict) and verdict, f"{chapter}, solution {number}: {verdict}"
+    return f"{len(folded)} solutions run, each right by its own check."

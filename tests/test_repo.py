@@ -108,6 +108,21 @@ def test_chapter_has_the_parts_of_a_chapter(path):
     assert any(re.search(r"\b(interactive|interactive_output|controls)\(", "".join(c["source"])) for c in code), "nothing moves"
 
 
+@pytest.mark.parametrize("path", [p for p in NBS[1:] if "run_solutions(" in p.read_text()], ids=lambda p: p.name)
+def test_every_exercise_checks_its_answer(path):
+    "An unanswered cell of the reader's per exercise, a check with a hint for each, and a last cell that runs the folded solutions."
+    all_cells = cells(path)
+    begin = max(i for i, c in enumerate(all_cells) if c["cell_type"] == "markdown" and re.search(r"^#+ .*Exercises", "".join(c["source"]), re.M))
+    folded = re.findall(r"<details>.*?</details>", "".join("".join(c["source"]) for c in all_cells[begin:] if c["cell_type"] == "markdown"), re.S)
+    code = ["".join(c["source"]) for c in all_cells[begin:] if c["cell_type"] == "code"]
+    checks = [f for s in code for f in parsed(s).body if isinstance(f, ast.FunctionDef) and any(ast.unparse(d) == "exercise" for d in f.decorator_list)]
+    assert len(checks) >= len(folded) >= 3 and all(ast.get_docstring(f) for f in checks)
+    for f in checks:
+        assert any(re.search(rf"^{f.name}\(", s, re.M) and "..." in s for s in code), f"no cell waits for an answer to {f.name}"
+        assert any(f"{f.name}(" in s for s in folded), f"no solution is checked by {f.name}"
+    assert f'run_solutions("{path.stem}", globals())' in code[-1]
+
+
 @pytest.mark.parametrize("path", NBS, ids=lambda p: p.name)
 def test_formulas_are_not_escaped_twice(path):
     for c in cells(path):
@@ -174,6 +189,8 @@ def test_every_figure_is_described_for_those_who_cannot_see_it(path):
 def test_chapter_keeps_a_readers_pace(path):
     "Not too long, no wall of code, and never more than three code cells in a row."
     all_cells = cells(path)
+    end = next(i for i, c in enumerate(all_cells) if c["cell_type"] == "markdown" and re.search(r"^#+ .*Exercises", "".join(c["source"]), re.M))
+    all_cells = all_cells[:end]  # the exercises are the reader's own time
     code = [len([x for x in "".join(c["source"]).splitlines() if x.strip()]) for c in all_cells if c["cell_type"] == "code"]
     assert 35 <= len(all_cells) <= 90 and sorted(code)[len(code) // 2] <= 10 and max(code) <= 40
     kinds = "".join(c["cell_type"][0] for c in all_cells)

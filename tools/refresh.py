@@ -61,6 +61,6 @@ with working_directory(path.parent):
 print(f"{path.name}: {time.time() - start:.0f} s")
 if not dry:
     still(nb)
-    clean_nb(nb)
+    clean_nb(nb, allowed_cell_metadata_keys=get_config().allowed_cell_metadata_keys.split())
     write_nb(nb, path)
     print(f"{path.stat().st_size / 1e3:.0f} kB")
