@@ -24,8 +24,8 @@ docs: .venv/.installed-dev ## the site, in _docs/
 sync: .venv/.installed-dev ## export the library, clean the notebooks, write README.md
 	$(BIN)/python tools/sync.py
 
-bench: .venv/.installed-dev ## every figure the issues ask for, as JSON
-	for b in benchmarks/*.py; do $(BIN)/python $$b; done
+bench: .venv/.installed-dev ## measure speed and memory anew, and write benchmarks/README.md
+	$(BIN)/python benchmarks/all.py
 
 clean:
 	rm -rf .venv _docs _proc *.egg-info
