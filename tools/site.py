@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STYLE = """
 main a{color:#0072b2}main table{border-collapse:collapse;font-size:.92rem}main th,main td{border-bottom:1px solid #dde2e8;padding:.25rem .6rem;text-align:left;vertical-align:top}
 math[display=block]{margin:1rem 0;overflow-x:auto;overflow-y:hidden}
-.gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(17rem,1fr));gap:1.2rem}.gallery figure{margin:0}.gallery img{width:100%;height:13rem;object-fit:contain;background:#f6f7f9}
+.gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(24rem,1fr));gap:1.2rem}.gallery figure{margin:0}.gallery img{width:100%;height:19rem;object-fit:contain;background:#f6f7f9}
 .gallery figcaption{font-size:.85rem;color:#4a5461}
 #search{width:100%;box-sizing:border-box;padding:.35rem .5rem;border:1px solid #c6ccd4;border-radius:4px;font:inherit}#found a{padding:.35rem 0;border-bottom:1px solid #eef0f3}#found small{display:block;color:#68727e}
 body{margin:0;font:16px/1.55 system-ui,sans-serif;color:#1c2430;display:flex}
@@ -144,7 +144,13 @@ def build_plain(out):
     _build_modidx()
     proc = proc_nbs(n_workers=0, force=True)
     base = cfg.doc_host + cfg.doc_baseurl + "/"
-    exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
+    exporter = HTMLExporter(
+        template_name="basic",
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        config={"TagRemovePreprocessor": {"enabled": True, "remove_input_tags": ["no-input"]}},
+    )
+    exporter.register_filter("clean_html", lambda source: source)  # our own code, highlighted: half of the time went into mistrusting it
     lab_css = re.findall(r"<style.*?</style>", HTMLExporter(template_name="lab").from_notebook_node(nbformat.v4.new_notebook())[0], re.S)
     notebooks, titles = {}, {}
     for section in sections():
