@@ -152,7 +152,7 @@ def test_site_is_built_and_links_are_checked(tmp_path):
     out = tmp_path / "site"
     run = subprocess.run([sys.executable, "tools/site.py", str(out)], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
-    assert len(list(out.rglob("*.html"))) == len(NBS)
+    assert len(list(out.rglob("*.html"))) == len(NBS) + 1, "the notebooks and the page of stable names"
     page = out / "index.html"
     page.write_text(page.read_text() + '<a href="nowhere.html">x</a>')
     assert script("tools/site.py").broken_links(out)[0] == [("index.html", "nowhere.html")]

@@ -76,6 +76,14 @@ def prepare(nb, fm, base, up):
     return nb
 
 
+def page_of_text(path):
+    "A page that is written in Markdown, as a notebook of one cell below its title."
+    import nbformat
+
+    title, _, text = path.read_text(encoding="utf-8").removeprefix("# ").partition("\n")
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_raw_cell(f"---\ntitle: {title}\n---"), nbformat.v4.new_markdown_cell(text)])
+
+
 def build_plain(out):
     "The site without Quarto."
     import nbformat
@@ -93,7 +101,7 @@ def build_plain(out):
     notebooks, titles = {}, {}
     for section in sections():
         for name in section[1]:
-            nb = nbformat.read(proc / name, 4)
+            nb = nbformat.read(proc / name, 4) if name.endswith(".ipynb") else page_of_text(ROOT / name)
             fm = front_matter(nb)
             page = Path(name).with_name(fm.get("output-file", Path(name).stem + ".html"))
             notebooks[name], titles[name] = (nb, fm), (page, fm.get("title", Path(name).stem))
