@@ -62,7 +62,7 @@ def prepare(nb, fm, base, up):
         nb.cells[0] = nbformat.v4.new_markdown_cell(f"# {fm['title']}\n\n> {fm.get('description', '')}")
     for c in nb.cells:
         if c.cell_type == "markdown":
-            c.source = re.sub(r"\]\(([\w./-]+)\.ipynb", r"](\1.html", c.source.replace(base, up))
+            c.source = re.sub(r"\]\(([\w./-]+|api)\.(?:ipynb|(?<=api\.)md)\b", r"](\1.html", c.source.replace(base, up))
             c.source = re.sub(r"\]\((?:nbs/)?\d\d_(\w+\.html)", r"](\1", c.source) if up else re.sub(r"\]\(nbs/\d\d_(\w+\.html)", r"](nbs/\1", c.source)
         elif "#| echo: false" in c.source:
             c.source, c.metadata["tags"] = "", ["no-input"]
