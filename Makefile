@@ -4,7 +4,7 @@ BIN := .venv/bin
 export UV_PYTHON_DOWNLOADS = never
 INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check
 
-.PHONY: lab demo test docs readme bench clean
+.PHONY: lab demo test docs sync wheel types bench clean
 
 lab: .venv/.installed ## open the course in JupyterLab
 	$(BIN)/deepswap lab
@@ -23,6 +23,12 @@ docs: .venv/.installed-dev ## the site, in _docs/
 
 sync: .venv/.installed-dev ## export the library, clean the notebooks, write README.md
 	$(BIN)/python tools/sync.py
+
+wheel: .venv/.installed-dev ## dist/: the library, its weights and the course in one file
+	$(BIN)/python -m build -o dist .
+
+types: .venv/.installed-dev ## are the type hints right?
+	$(BIN)/python tools/typecheck.py
 
 bench: .venv/.installed-dev ## measure speed and memory anew, and write benchmarks/README.md
 	$(BIN)/python benchmarks/all.py

@@ -115,7 +115,7 @@ def prepare(nb, fm, base, up):
         nb.cells[0] = nbformat.v4.new_markdown_cell(f"# {fm['title']}\n\n> {fm.get('description', '')}")
     for c in nb.cells:
         if c.cell_type == "markdown":
-            c.source = re.sub(r"\]\(([\w./-]+)\.ipynb", r"](\1.html", c.source.replace(base, up))
+            c.source = re.sub(r"\]\(([\w./-]+|api)\.(?:ipynb|(?<=api\.)md)\b", r"](\1.html", c.source.replace(base, up))
             c.source = re.sub(r"\]\(\.\./nbs/\d\d_(\w+\.html)", r"](../nbs/\1", c.source)
             c.source = re.sub(r"\]\((?:nbs/)?\d\d_(\w+\.html)", r"](\1", c.source) if up else re.sub(r"\]\(nbs/\d\d_(\w+\.html)", r"](nbs/\1", c.source)
         elif "#| echo: false" in c.source:
@@ -130,6 +130,14 @@ def prepare(nb, fm, base, up):
             if "text/markdown" in o.get("data", {}):
                 o.data["text/markdown"] = re.sub(r"\{target=.*?\}", "", "".join(o.data["text/markdown"])).replace(base, up)
     return nb
+
+
+def page_of_text(path):
+    "A page that is written in Markdown, as a notebook of one cell below its title."
+    import nbformat
+
+    title, _, text = path.read_text(encoding="utf-8").removeprefix("# ").partition("\n")
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_raw_cell(f"---\ntitle: {title}\n---"), nbformat.v4.new_markdown_cell(text)])
 
 
 def build_plain(out):
@@ -155,7 +163,7 @@ def build_plain(out):
     notebooks, titles = {}, {}
     for section in sections():
         for name in section[1]:
-            nb = nbformat.read(proc / name, 4) if name.endswith(".ipynb") else nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell((ROOT / name).read_text())])
+            nb = nbformat.read(proc / name, 4) if name.endswith(".ipynb") else page_of_text(ROOT / name)
             fm = front_matter(nb)
             page = Path(name).with_name(fm.get("output-file", Path(name).stem + ".html"))
             heading = re.search(r"^# (.+)$", nb.cells[0].source, re.M)
