@@ -81,6 +81,7 @@ def gpu(name):
 
 # (chapter, what, against what, (relation, goal, unit), the figure, how to get it)
 ROWS = [
+    ("55", "`import deepswap`, without torch, seconds", "`import torch`", ("<=", 0.2, "s"), lambda: recorded("imports")["import_deepswap_s"], "imports.py"),
     ("01", "people drawn a second, easy, 64 px, 2 cores", "", (">=", 500, "/s"), lambda: recorded("people")["speed_64_easy"]["per_second"], "people.py"),
     ("01", "people drawn a second on an H200", "", (">=", 50_000, "/s"), lambda: gpu("people per second"), "people.py --device cuda --compile"),
     ("01", "hard faces that MTCNN finds, of 1,000", "", (">=", 0.99, ""), lambda: recorded("people")["mtcnn"]["found"], "people.py"),
