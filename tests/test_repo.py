@@ -224,7 +224,7 @@ def test_chapter_keeps_a_readers_pace(path):
     assert "cccc" not in kinds
 
 
-WIDGET = re.compile(r"\b(?:interactive|interactive_output|controls|stepper)\(")
+WIDGET = re.compile(r"\b(?:interactive|interactive_output|controls|stepper|in_browser|arena)\(")
 
 
 @pytest.mark.parametrize("path", NBS, ids=lambda p: p.name)
