@@ -16,7 +16,7 @@ test: .venv/.installed-dev ## everything: style, sync, notebooks, tests
 	$(BIN)/ruff check .
 	$(BIN)/python tools/sync.py --check
 	OMP_NUM_THREADS=1 DEEPSWAP_FAST=1 $(BIN)/nbdev_test --n_workers 2 --timing
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 docs: .venv/.installed-dev ## the site, in _docs/
 	$(BIN)/python tools/site.py _docs
