@@ -4,7 +4,7 @@ BIN := .venv/bin
 export UV_PYTHON_DOWNLOADS = never
 INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check
 
-.PHONY: lab demo test docs readme bench clean
+.PHONY: lab demo test docs sync wheel types bench clean
 
 lab: .venv/.installed ## open the course in JupyterLab
 	$(BIN)/deepswap lab
@@ -16,7 +16,7 @@ test: .venv/.installed-dev ## everything: style, sync, notebooks, tests
 	$(BIN)/ruff check .
 	$(BIN)/python tools/sync.py --check
 	OMP_NUM_THREADS=1 DEEPSWAP_FAST=1 $(BIN)/nbdev_test --n_workers 2 --timing
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 docs: .venv/.installed-dev ## the site, in _docs/
 	$(BIN)/python tools/site.py _docs
@@ -24,8 +24,14 @@ docs: .venv/.installed-dev ## the site, in _docs/
 sync: .venv/.installed-dev ## export the library, clean the notebooks, write README.md
 	$(BIN)/python tools/sync.py
 
-bench: .venv/.installed-dev ## every figure the issues ask for, as JSON
-	for b in benchmarks/*.py; do $(BIN)/python $$b; done
+wheel: .venv/.installed-dev ## dist/: the library, its weights and the course in one file
+	$(BIN)/python -m build -o dist .
+
+types: .venv/.installed-dev ## are the type hints right?
+	$(BIN)/python tools/typecheck.py
+
+bench: .venv/.installed-dev ## measure speed and memory anew, and write benchmarks/README.md
+	$(BIN)/python benchmarks/all.py
 
 clean:
 	rm -rf .venv _docs _proc *.egg-info

@@ -153,7 +153,7 @@ def color_transfer(
     target_weight:torch.Tensor, # (B, 1, H, W) which of `target`
     gain:tuple=(0.7, 1.25), # limits of the change of contrast
 )->torch.Tensor: # (B, 3, H, W) Lab
-    "Reinhard's colour transfer (2001): give one picture the mean and spread of another, equation (5)."
+    "Reinhard's colour transfer (2001): give one picture the mean and spread of another, equation (1)."
     m, s = moments(lab, weight)
     mt, st = moments(target, target_weight)
     k = (st / s).clamp(*gain)
@@ -217,7 +217,7 @@ def thin_plate(
     q:torch.Tensor, # (B, K, 2) where they go
     slack:float=0.0, # 0: exactly; more: a stiffer plate that misses by a little
 ):  # a function (B, N, 2) -> (B, N, 2)
-    "Thin-plate spline (Bookstein 1989): the least bent map that takes `p` to `q`, equation (6)."
+    "Thin-plate spline (Bookstein 1989): the least bent map that takes `p` to `q`, equation (2)."
     b, k, _ = p.shape
     def U(a, c): return (d := (a[:, :, None] - c[:, None]).square().sum(-1)) * (d + 1e-9).log() / 2
     ones = torch.ones(b, k, 1).to(p)
@@ -269,7 +269,7 @@ def poisson_solve(
     rhs:torch.Tensor, # (..., H, W)
     screen:float=0.0, # 0 or more: pulls the solution to zero away from the sources
 )->torch.Tensor: # (..., H, W)
-    "Solve (Laplacian - screen) u = rhs with u = 0 around the array: exact, direct, batched, equation (8)."
+    "Solve (Laplacian - screen) u = rhs with u = 0 around the array: exact, direct, batched, equation (4)."
     h, w = rhs.shape[-2:]
     eig = lambda n: 2 * torch.cos(math.pi * torch.arange(1, n + 1).to(rhs) / (n + 1)) - 2
     def dst2(x): return dst(dst(x).transpose(-1, -2)).transpose(-1, -2)
@@ -283,7 +283,7 @@ def poisson_blend(
     mask:torch.Tensor, # (B, 1, H, W) 0..1
     screen:float=0.0, # 0: pure Poisson; more: colours stay nearer to the plain mix
 )->torch.Tensor: # (B, C, H, W)
-    "Mix the gradients instead of the colours (Perez et al. 2003), solved as a correction to the plain mix, equation (7)."
+    "Mix the gradients instead of the colours (Perez et al. 2003), solved as a correction to the plain mix, equation (3)."
     mix = target + mask * (source - target)
     div = torch.zeros_like(mix)
     for axis in (-1, -2):

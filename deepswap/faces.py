@@ -348,7 +348,7 @@ def egg_radius(angles:torch.Tensor)->torch.Tensor:
 def parallax(
     landmarks:torch.Tensor, # (B, 5, 2) pixels
 )->torch.Tensor: # (B, 2) x, y in canonical crop sides; x > 0 when the face looks to the right of the picture
-    "How far the nose lies from its place among eyes and mouth: a measure of yaw and pitch, equation (4)."
+    "How far the nose lies from its place among eyes and mouth: a measure of yaw and pitch, equation (3)."
     canonical = CANONICAL5.to(landmarks)
     def offset(p): return p[..., 2, :] - p[..., [0, 1, 3, 4], :].mean(-2)
     return offset(apply_affine(similarity(landmarks, canonical.expand_as(landmarks)), landmarks)) - offset(canonical)

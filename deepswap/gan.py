@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['POINTS', 'OBJECTIVES', 'Mixture', 'points', 'landscape', 'js_divergence', 'Objective', 'get_objective',
-           'cross_entropy', 'Minimax', 'NonSaturating', 'Game', 'PointGAN', 'Playground', 'wishes', 'modes_covered',
-           'r1_penalty', 'Generator', 'Discriminator', 'GAN', 'Album', 'nearest', 'coverage', 'latent_walk']
+           'cross_entropy', 'Minimax', 'NonSaturating', 'Game', 'PointGAN', 'Playground', 'wishes', 'lattice', 'arena',
+           'modes_covered', 'r1_penalty', 'Generator', 'Discriminator', 'GAN', 'Album', 'nearest', 'coverage',
+           'latent_walk']
 
 # %% ../nbs/20_gan.ipynb #d7a881e3
 import math
@@ -101,7 +102,6 @@ class Objective:
     def g_loss(self, fake): "(n,) logits of fakes -> what G minimises."; raise NotImplementedError
     def penalty(self, discriminator, real, fake): "An extra term for D, or None."; return None
 
-# %% ../nbs/20_gan.ipynb #74ac8cbd
 OBJECTIVES = {} # name -> class; each chapter enters its own
 
 def get_objective(
@@ -151,9 +151,10 @@ class Game(Method):
         r1:float, # weight of the R1 penalty
     ):
         "Fix the rules."
-        self.objective = get_objective(objective)
-        self.k, self.r1 = k or self.objective.k, r1
-        if self.k < 1 or r1 < 0: raise UsageError(f"k is {k} and r1 is {r1}; give k from 1 up and r1 from 0 up.")
+        objective = get_objective(objective)
+        k = k or objective.k
+        if k < 1 or r1 < 0: raise UsageError(f"k is {k} and r1 is {r1}; give k from 1 up and r1 from 0 up.")
+        self.objective, self.k, self.r1 = objective, k, r1
     def judge(self, real, fake): # -> logits (n,), (m,)
         "D's logits of both."
         if not self.together: return self.discriminator(real).flatten(), self.discriminator(fake).flatten()
@@ -210,31 +211,57 @@ class Playground:
         self.what, self.seed, self.batch, self.options = what, seed, batch, options
         self.restart()
     def restart(self):
-        "New networks, the same as at the start."
+        "New networks, the same as at the start; points and rules stay."
         with same_randomness():
             torch.manual_seed(self.seed)
-            self.game, self.data = PointGAN(**self.options), points(self.what, self.batch, seed=self.seed)
-            self.z, self.shown = self.game.noise(2000), self.data.sample(2000)
-        self.trainer = Trainer(self.game, self.data, progress=False)
-        self.moves, self.scores = "", [self.score()]
+            self.game = PointGAN(**self.options)
+            self.z = self.game.noise(2000)
+        self.trainer = Trainer(self.game, [], progress=False)
+        self.moves, self.scores, self.losses, self.part, self.player = "", [0.], {"d": [], "g": []}, None, None
+        self.paint(self.what)
     def fakes(self): return self.game.generator(self.z).detach()
-    def score(self)->float: "JS divergence of reals and fakes, in bits."; return js_divergence(self.shown, self.fakes())
+    def score(self)->float: "JS divergence of reals and fakes, in bits."; return js_divergence(self.shown, self.fakes()) if self.data else 1.
 
 # %% ../nbs/20_gan.ipynb #dd3413d5
 @patch
-def move(self:Playground,
-    player:str|None=None, # 'd', 'g', or None: whose turn it is in algorithm 1
+def paint(self:Playground,
+    what, # for `points`; an empty list: no points at all
 ):
-    "One step of one player."
-    player = player or "dg"[len(self.moves) % (self.game.k + 1) == self.game.k]
+    "Other points from here on; the networks stay as they are."
+    self.data = points(what, self.batch, seed=self.seed) if len(what) else None
+    self.what, self.shown, self.dealt = what, self.data.sample(2000) if self.data else torch.zeros(0, 2), None
+    self.scores[-1] = self.score()
+
+@patch
+def deal(self:Playground)->tuple: # codes (batch, noise), points (batch, 2)
+    "The minibatch of the next move; the same however often one looks."
+    if self.data is None: raise UsageError("There are no points; draw some, or choose a preset.")
     with same_randomness():
         torch.manual_seed(self.seed + 1 + len(self.moves))
         z = self.game.noise(self.batch)
-        if player == "d": self.trainer.update("d", self.game.d_losses, self.data.sample(self.batch), z)
-        else: self.trainer.update("g", self.game.g_losses, z)
-    self.moves += player; self.scores.append(self.score())
+    if self.dealt is None: self.dealt = self.data.sample(self.batch)
+    return z, self.dealt
 
 # %% ../nbs/20_gan.ipynb #ce9d7019
+@patch
+def turn(self:Playground)->str: "Whose turn it is in algorithm 1."; return "dg"[len(self.moves) % (self.game.k + 1) == self.game.k]
+
+@patch
+def move(self:Playground,
+    player:str|None=None, # 'd', 'g', or None: whose turn it is
+):
+    "One step of one player."
+    player, (z, real) = player or self.turn(), self.deal()
+    def kept(*batch): # the loss, and a note of it
+        found = (self.game.d_losses if player == "d" else self.game.g_losses)(*batch)
+        self.losses[player].append(float(found[f"{player}_adv"].detach())); return found
+    with same_randomness():
+        torch.manual_seed(self.seed + 1 + len(self.moves))
+        self.game.noise(self.batch)                                    # what is drawn after the codes stays the same
+        self.trainer.update(player, kept, *((real, z) if player == "d" else (z,)))
+    if player == "d": self.dealt = None
+    self.moves += player; self.scores.append(self.score()); self.part = None
+
 @patch
 def rounds(self:Playground, n:int=50):
     "So many rounds of algorithm 1: k moves of D and one of G each."
@@ -256,7 +283,6 @@ def wishes(
     loss = game.objective.g_loss(game.discriminator(x).flatten())
     return -torch.autograd.grad(loss, x)[0] * len(x)                   # the loss is a mean over n
 
-# %% ../nbs/20_gan.ipynb #21dee0c6
 @patch
 def best_logit(self:Playground,
     spread:float=0.1, # both samples are smoothed by Gaussians of this width
@@ -289,6 +315,79 @@ def picture(self:Playground):
     right.plot(self.scores, color=PALETTE["ink"])
     right.set(title=f"divergence {self.scores[-1]:.2f} bits", xlabel="moves", ylabel="JS, bits", ylim=(0, 1.02))
     return fig
+
+# %% ../nbs/20_gan.ipynb #a7bb6761
+@patch
+def next_part(self:Playground):
+    "Slow motion: one part of a move. The weights change in part 4."
+    if self.part in (None, 4): self.part, self.player, self.hand = 0, self.turn(), self.deal()
+    else: self.part += 2 if (self.player, self.part) == ("d", 2) else 1
+    if self.part == 4: self.move(self.player); self.part = 4
+
+@patch
+def rules(self:Playground,
+    **changed, # of `PointGAN`'s options: objective, k, r1, lr_g, lr_d
+):
+    "Other rules from here on; the networks stay as they are. A new objective brings its usual k."
+    new = self.options | ({"k": 0} if "objective" in changed else {}) | changed
+    self.game.play(new.get("objective", "non-saturating"), new.get("k", 0), new.get("r1", 0.))
+    for player, optimizer in self.trainer.optimizers.items():
+        for group in optimizer.param_groups: group["lr"] = new.get(f"lr_{player}", group["lr"])
+    self.options = new
+
+# %% ../nbs/20_gan.ipynb #f06d862a
+def lattice(
+    n:int=15, # lines each way
+)->torch.Tensor: # (n * n, 2) codes
+    "Codes between whose lines equal shares of a two-dimensional normal distribution lie."
+    return torch.cartesian_prod(*[torch.special.ndtri(torch.linspace(.02, .98, n))] * 2)
+
+@patch
+def opinion(self:Playground,
+    x, # (n, 2)
+)->torch.Tensor: # (n,) 0 fake to 1 real
+    "What D says of points. Where its numbers are no logits of probabilities (chapter 21), the middle of what it says of both kinds counts as one half."
+    says = lambda x: self.game.discriminator(x).flatten().detach()
+    l = says(x)
+    if isinstance(self.game.objective, Minimax) or self.data is None: return l.sigmoid()
+    middle = (says(self.shown[:200]).mean() + says(self.fakes()[:200]).mean()) / 2
+    return (3 * (l - middle) / l.std().clamp(min=1e-6)).sigmoid()
+
+# %% ../nbs/20_gan.ipynb #84b05b34
+@patch
+def frame(self:Playground,
+    n:int=200, # dots of each kind
+    cells:int=40, # of the landscape, on a side
+    arrows:int=50, # how many fakes get one
+    extent:float=1.6, # the plane goes from -extent to extent
+)->dict: # plain values and tensors
+    "Everything a picture of this moment needs."
+    z, real = self.hand if self.part is not None else (self.z, self.shown)
+    G, z, flat, net = self.game.generator, z[:n], self.z.shape[1] == 2, lattice()
+    fakes, thin = G(z).detach(), lambda v: torch.tensor(v[::-(-len(v) // 300) or 1], dtype=torch.float32)
+    x = ((torch.arange(cells) + .5) / cells * 2 - 1) * extent
+    w = wishes(self.game, fakes[:arrows])
+    return {"codes": z[:, :2] / 2, "fakes": fakes, "reals": real[:n], "arrows": w / w.norm(dim=1).max().clamp(min=1e-9) / 2,
+            "says": self.opinion(torch.cartesian_prod(x, x)).reshape(cells, cells).T, "lattice": net[:flat * len(net)] / 2, "mesh": G(net).detach() if flat else net[:0],
+            "scores": thin(self.scores), "d_losses": thin(self.losses["d"]), "g_losses": thin(self.losses["g"]), "js": self.scores[-1],
+            "moves": len(self.moves), "d_moves": self.moves.count("d"), "g_moves": self.moves.count("g"), "beat": self.part, "player": self.player,
+            "fair": [math.log(4), math.log(2)] if isinstance(self.game.objective, Minimax) else [],
+            "data": self.what if isinstance(self.what, str) else "own", "places": self.data.centres().tolist() if self.data else [],
+            "rules": {"objective": self.game.objective.name, "k": self.game.k, "r1": self.game.r1} | {f"lr_{p}": o.param_groups[0]["lr"] for p, o in self.trainer.optimizers.items()}}
+
+# %% ../nbs/20_gan.ipynb #d8191efc
+def arena(
+    play:Playground|None=None, # None: a ring, and codes of two numbers
+): # an ipywidget
+    "The playground on a canvas: draw points, play move by move or in slow motion, change the rules."
+    from deepswap.show import PALETTE, in_browser, static_file
+    play = play or Playground("ring", noise=2, lr_g=1e-3, lr_d=5e-3)
+    moves = {"look": lambda: None, "step": lambda player=None, n=1: [play.move(player) for _ in range(n)], "round": lambda: play.rounds(1),
+             "beat": play.next_part, "paint": lambda points: play.paint(points), "preset": lambda name: play.paint(name), "rules": play.rules, "restart": play.restart}
+    answers = {name: lambda f=f, **args: (f(**args), play.frame())[1] for name, f in moves.items()}
+    now = play.frame()["rules"]
+    return in_browser(static_file("playground.js"), answers, static_file("playground.css"), palette=PALETTE, extent=1.6, cells=1600, most=200, presets=list(POINTS), objectives=list(OBJECTIVES),
+                      rates=sorted({1e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, now["lr_g"], now["lr_d"]}), ks=sorted({1, 2, 3, 5, 10, now["k"]}), r1s=sorted({0., .1, 1., now["r1"]}))
 
 # %% ../nbs/20_gan.ipynb #bf671d5e
 def modes_covered(

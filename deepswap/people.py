@@ -283,7 +283,6 @@ def sample(cls:Params,
     u = torch.rand(n, len(cls.FIELDS), 3, generator=torch.Generator().manual_seed(seed))
     return cls(torch.stack([draw(f, u[:, i]) for i, f in enumerate(cls.FIELDS)], 1))
 
-# %% ../nbs/01_people.ipynb #7cf7ee63
 class Identity(Params): "Who it is: skull, skin, eyes, brows, nose, mouth, ears."; FIELDS = IDENTITY
 class Style(Params): "What a person can change overnight: hair, beard, eyeglasses, make-up, clothes."; FIELDS = STYLE
 class Scene(Params): "How the picture is taken: pose, expression, light, background, camera, obstacles."; FIELDS = SCENE
@@ -562,7 +561,6 @@ def skin(cv):
     paint(img, base * rgb(.22, .12, .10, like=base), hole.mul_(1.1).clamp_(max=.9))
     cv.albedo = img
 
-# %% ../nbs/01_people.ipynb #50139901
 def spots(cv):
     "Freckles and a mole, on those who have them."
     i, (u, v, _), img = cv.p.identity, cv.uvw, cv.albedo

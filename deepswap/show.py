@@ -6,7 +6,7 @@
 __all__ = ['PALETTE', 'ROLES', 'STYLE', 'META', 'seen_by', 'color_of', 'in_notebook', 'figure', 'smooth', 'controls',
            'loss_columns', 'plot_losses', 'to_grid', 'show_images', 'mosaic', 'show_rows', 'difference', 'before_after',
            'wipe', 'to_jpeg', 'Curtain', 'wipe_html', 'panel_figure', 'preview_grid', 'LivePanel', 'in_background',
-           'stepper']
+           'stepper', 'reply', 'static_file', 'in_browser']
 
 # %% ../nbs/02_show.ipynb #0a378f31
 import base64
@@ -16,6 +16,7 @@ import io
 import math
 import threading
 import time
+from pathlib import Path
 
 import torch
 
@@ -504,4 +505,60 @@ def stepper(
         buttons[name].on_click(lambda _, name=name: press(name))
     box = VBox([HBox(list(buttons.values())), picture])
     box.buttons, box.picture, box.counts = buttons, picture, counts
+    return box
+
+# %% ../nbs/02_show.ipynb #101a2c21
+def reply(
+    answers:dict, # name -> function
+    message:dict, # {"id": ..., "name": ..., "args": {...}}, as the browser sends it
+)->tuple: # the answer as plain values, and the bytes of its tensors
+    "What Python says to `ask(name, args)`: the function's dict, or the error in one line."
+    try:
+        if message.get("name") not in answers: raise UsageError(f"The script asks for {message.get('name')!r}; the answers are {', '.join(answers)}.")
+        found = answers[message["name"]](**message.get("args", {}))
+    except UsageError as e: return {"id": message.get("id"), "error": str(e)}, []
+    except Exception as e: return {"id": message.get("id"), "error": f"{type(e).__name__}: {e}"}, []
+    tensors = {k: v.detach().float().cpu().contiguous() for k, v in found.items() if isinstance(v, torch.Tensor)}
+    plain = {k: v for k, v in found.items() if k not in tensors}
+    return {"id": message.get("id"), "answer": plain, "tensors": list(tensors)}, [t.numpy().tobytes() for t in tensors.values()]
+
+# %% ../nbs/02_show.ipynb #26bcbfc5
+_ASK = """
+function asker(model) {                                     // ask("step", {n: 3}) is a promise of Python's answer
+  const waiting = new Map(), me = Math.random().toString(36).slice(2); let count = 0;
+  model.on("msg:custom", ({id, error, answer, tensors}, buffers) => {
+    const [ok, fail] = waiting.get(id) ?? []; waiting.delete(id);
+    if (error) return fail?.(new Error(error));
+    tensors?.forEach((name, i) => answer[name] = new Float32Array(buffers[i].buffer.slice(buffers[i].byteOffset, buffers[i].byteOffset + buffers[i].byteLength)));
+    ok?.(answer);
+  });
+  return (name, args = {}) => new Promise((ok, fail) => { const id = me + count++; waiting.set(id, [ok, fail]); model.send({id, name, args}); });
+}
+export default {render: ({model, el}) => render({ask: asker(model), el, state: model.get("state")})};
+"""
+
+@functools.cache
+def _canvas_class(script:str, style:str):
+    "An ipywidget that runs a script in the page; anywidget reads script and style off the class."
+    from anywidget import AnyWidget
+    from traitlets import Dict
+    return type("BrowserCanvas", (AnyWidget,), {"_esm": script + _ASK, "_css": style, "state": Dict().tag(sync=True)})
+
+# %% ../nbs/02_show.ipynb #ea64fa2e
+def static_file(
+    name:str, # 'playground.js'
+)->str: # its text
+    "A script or style that comes with the package, in deepswap/static."
+    import deepswap
+    return (Path(deepswap.__file__).parent / "static" / name).read_text(encoding="utf-8")
+
+def in_browser(
+    script:str, # JavaScript with `function render({ask, el, state}) {...}`; it fills the element `el`
+    answers:dict, # name -> function: what the script may ask; each returns a dict of plain values and tensors
+    style:str="", # CSS
+    **state, # plain values that the script has from the start
+): # an ipywidget
+    "A part of the page drawn by a script of our own, with Python behind it."
+    box = _canvas_class(script, style)(state=state)
+    box.on_msg(lambda _, message, __: box.send(*reply(answers, message)))
     return box

@@ -19,7 +19,7 @@ from servers import descendants, free_port, server
 
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split()
-CHAPTERS = ("01_people", "20_gan")  # a slider is moved in the first, the game is played in the second
+CHAPTERS = ("01_people", "20_gan")  # a slider is moved in the first, points are drawn in the second and the game is played
 
 
 @pytest.fixture(scope="module")
@@ -302,17 +302,63 @@ def test_a_reader_runs_a_chapter_and_moves_a_slider(tab, lab):
     assert tab.hosts == {"127.0.0.1"}
 
 
-def test_a_reader_plays_the_gan_game_step_by_step(tab, lab):
+def test_a_reader_draws_points_and_plays_the_gan_game(tab, lab):
+    "The playground's canvas: own points by mouse, single moves, slow motion, running and pausing; Python behind it plays."
     run_chapter(tab, lab, CHAPTERS[1])
-    shown = None
-    for name in ("step D", "step G"):
-        button = tab.locator(".jp-CodeCell button.jupyter-button", has_text=name).first
-        button.scroll_into_view_if_needed()
-        cell = button.locator(CELL).last
-        cell.locator(SHOWN).first.wait_for(state="attached")
-        shown = shown or cell.evaluate(PICTURES)
-        button.click()
-        after = new_pictures(cell, shown)
-        assert after and after != shown, f"{name} changes the landscape"
-        shown = after
-    assert tab.evaluate(ERRORS) == [] and tab.hosts == {"127.0.0.1"}
+    box = tab.locator(".ds-play").first
+    plane, status, says = box.locator(".plane"), box.locator(".status"), box.locator(".says")
+    box.scroll_into_view_if_needed()
+    moves = lambda: int(re.match(r"(\d+) moves", status.inner_text())[1])
+    divergence = lambda: float(re.search(r"divergence ([\d.]+)", status.inner_text())[1])
+    picture = lambda: plane.evaluate("c => c.toDataURL()")
+    look = lambda text, where: tab.wait_for_function("([e, t]) => e.innerText.includes(t)", arg=[where.element_handle(), text])
+    do = lambda name: box.locator(f"[data-do={name}]").click()
+
+    do("clear")
+    look("No points", says)
+    do("d")
+    look("There are no points", says)
+    empty, r = picture(), plane.bounding_box()
+    for u in (0.3, 0.7):  # two strokes
+        tab.mouse.move(r["x"] + r["width"] * u, r["y"] + r["height"] * 0.25)
+        tab.mouse.down()
+        tab.mouse.move(r["x"] + r["width"] * u, r["y"] + r["height"] * 0.75, steps=20)
+        tab.mouse.up()
+    tab.wait_for_function("b => b.className == 'on'", arg=box.locator("[data-preset=own]").element_handle())
+    tab.wait_for_timeout(1000)
+    drawn = picture()
+    assert drawn != empty, "the points are seen"
+    do("d"), do("g")
+    look("2 moves: D 1, G 1", status)
+    tab.wait_for_timeout(1000)
+    assert picture() != drawn, "the landscape follows"
+
+    box.locator("[data-set=pace]").select_option("slow motion")
+    for part in ("Codes are drawn", "turns every code", "D judges"):
+        do("beat")
+        look(part, says)
+    assert moves() == 2, "the weights change in the last part only"
+    do("beat")
+    look("3 moves: D 2, G 1", status)
+
+    do("restart")
+    look("0 moves", status)
+    first = divergence()
+    box.locator("[data-set=pace]").select_option("10 moves a picture")
+    do("run")
+    end, rates = time.monotonic() + 60, []
+    while (moves() < 600 or divergence() > first - 0.2) and time.monotonic() < end:
+        rates += map(int, re.findall(r"(\d+) moves/s", status.inner_text()))
+        tab.wait_for_timeout(250)
+    do("run")
+    tab.wait_for_timeout(1000)
+    stopped = moves()
+    tab.wait_for_timeout(1000)
+    assert moves() == stopped and divergence() < first - 0.2, "it ran, learnt, and pauses"
+    assert max(rates) >= 10, "a film, not a slide show"
+
+    box.locator("[data-rule=objective]").select_option("minimax")
+    box.locator("[data-preset=ring]").click()
+    tab.wait_for_function("b => b.className == 'on'", arg=box.locator("[data-preset=ring]").element_handle())
+    assert box.locator("[data-rule=objective]").input_value() == "minimax" and moves() == stopped, "rules and points change within a game"
+    assert tab.evaluate(ERRORS) == [] and tab.errors == [] and tab.hosts == {"127.0.0.1"}

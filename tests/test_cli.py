@@ -2,7 +2,9 @@
 
 import csv
 import io
+import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -134,7 +136,6 @@ def test_swap_then_inspect(capsys, pictures, tmp_path):
 
 
 def test_inspect_json(capsys, pictures):
-    import json
     assert cli.main(["inspect", "--json", str(pictures / "ben.png")]) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["ours"] is False and found["credentials"] is None and found["mark"]["found"] is False
@@ -400,7 +401,6 @@ def test_settings_of_the_trainer_arrive(tmp_path, capsys):
     out = tmp_path / "run"
     argv = ["train", "autoencoder", "--size", "16", "--batch", "2", "--device", "cpu", "--width", "4", "--out", str(out), "--data", "procedural:smiling,n=8", "--ema", "0.5", "--precision", "bf16", "--channels-last", "--checkpoint-every", "2", "--preview-every", "3"]
     assert cli.main([*argv, "--steps", "3"]) == 0
-    import json
     settings = json.loads((out / "config.json").read_text())
     assert settings["config"]["width"] == 4 and (settings["ema"], settings["precision"], settings["channels_last"], settings["checkpoint_every"]) == (0.5, "bf16", True, 2)
     assert [p.name for p in (out / "previews").iterdir()] == ["step-00000003.jpg"]
@@ -703,10 +703,133 @@ def test_a_translated_picture_is_what_the_method_says(tmp_path, pictures, transl
     assert torch.equal(kept[0][0][:, ::12, ::12], expected) and kept[0][1]["sources"] == [str(pictures / "anna.png")]
 
 
-def test_lab_needs_the_notebooks(capsys, tmp_path, monkeypatch):
+# ---- the course
+
+def course(folder, **chapters):
+    "A course of a few words."
+    for name, text in {"index": "map", **chapters}.items():
+        path = folder / ("index.ipynb" if name == "index" else f"nbs/{name}.ipynb")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def contents(folder):
+    return {p.relative_to(folder).as_posix(): p.read_text() for p in sorted(folder.rglob("*")) if p.is_file() and p.name != cli.UNPACKED}
+
+
+def test_course_files_are_those_a_reader_needs():
+    if not (ROOT / "index.ipynb").exists(): pytest.skip("no checkout")
+    names = set(cli.course_files(ROOT))
+    assert {"index.ipynb", "LICENSE", "nbs/00_core.ipynb", "nbs/55_cli.ipynb", "benchmarks/results/known.json", "benchmarks/results/imports.json"} <= names
+    assert not [n for n in names if ".ipynb_checkpoints" in n or n.startswith(("tests", "tools", "deepswap")) or "/_" in n]
+    for nb in (n for n in names if n.startswith("nbs/")): # whatever a chapter reads by a relative path is there
+        code = "\n".join("".join(c["source"]) for c in json.loads((ROOT / nb).read_text())["cells"] if c["cell_type"] == "code")
+        assert "__file__).parents" not in code and "__file__).resolve().parents" not in code.replace("Path(deepswap.__file__).resolve().parents[1])", ""), f"{nb} looks beside the package"
+        for found in re.findall(r"\.\./(benchmarks/results/[\w.]+\.(?:json|jpg))", code): assert found in names, f"{nb} reads {found}"
+
+
+def test_course_is_unpacked_and_never_over_edits(tmp_path):
+    mine = tmp_path / "a" / "mine"
+    mine.parent.mkdir()
+    old = course(tmp_path / "old", a="1", b="1", c="1", d="1", gone="1", gone_changed="1")
+    assert cli.unpack_course(mine, old)["new"] == ["index.ipynb", *(f"nbs/{n}.ipynb" for n in ("a", "b", "c", "d", "gone", "gone_changed"))]
+    assert contents(mine) == contents(old) and os.listdir(tmp_path / "a") == ["mine"]
+    stamps = {p: p.stat().st_mtime_ns for p in mine.rglob("*")}
+    assert not any(cli.unpack_course(mine, old).values()) and stamps == {p: p.stat().st_mtime_ns for p in mine.rglob("*")}, "nothing to do, nothing touched"
+    for n in ("b", "c", "gone_changed"): (mine / f"nbs/{n}.ipynb").write_text("my note")
+    (mine / "nbs/d.ipynb").unlink()
+    (mine / "nbs/own.ipynb").write_text("my own")
+    told = cli.unpack_course(mine, course(tmp_path / "new", a="2", b="2", c="1", d="1", e="2"))
+    assert told == {"new": ["nbs/d.ipynb", "nbs/e.ipynb"], "updated": ["nbs/a.ipynb"], "kept": [("nbs/b.ipynb", "nbs/b.new.ipynb")], "removed": ["nbs/gone.ipynb"]}
+    expected = {"index.ipynb": "map", "nbs/a.ipynb": "2", "nbs/b.ipynb": "my note", "nbs/b.new.ipynb": "2", "nbs/c.ipynb": "my note", "nbs/d.ipynb": "1", "nbs/e.ipynb": "2", "nbs/gone_changed.ipynb": "my note", "nbs/own.ipynb": "my own"}
+    assert contents(mine) == expected
+    assert not any(cli.unpack_course(mine, tmp_path / "new").values()) and contents(mine) == expected
+
+
+def test_what_stands_beside_an_edit_may_be_edited_too(tmp_path):
+    mine = tmp_path / "mine"
+    cli.unpack_course(mine, course(tmp_path / "one", a="1", b="1"))
+    for n in "ab": (mine / f"nbs/{n}.ipynb").write_text("mine")
+    cli.unpack_course(mine, course(tmp_path / "two", a="2", b="2"))
+    (mine / "nbs/a.new.ipynb").write_text("2, and my note")
+    told = cli.unpack_course(mine, course(tmp_path / "three", a="3", b="3"))
+    assert told["kept"] == [("nbs/a.ipynb", "nbs/a.new2.ipynb"), ("nbs/b.ipynb", "nbs/b.new.ipynb")]
+    assert contents(mine) == {"index.ipynb": "map", "nbs/a.ipynb": "mine", "nbs/a.new.ipynb": "2, and my note", "nbs/a.new2.ipynb": "3", "nbs/b.ipynb": "mine", "nbs/b.new.ipynb": "3"}
+    os.replace(mine / "nbs/b.new.ipynb", mine / "nbs/b.ipynb") # the reader takes the new one over
+    assert cli.unpack_course(mine, course(tmp_path / "four", a="3", b="4"))["updated"] == ["nbs/b.ipynb"]
+
+
+@pytest.mark.parametrize("damage", ["{", ""])
+def test_a_damaged_list_counts_everything_as_the_readers(tmp_path, damage):
+    mine = tmp_path / "mine"
+    cli.unpack_course(mine, course(tmp_path / "one", a="1", b="1"))
+    (mine / cli.UNPACKED).write_text(damage)
+    assert cli.unpack_course(mine, course(tmp_path / "two", a="2", b="1"))["kept"] == [("nbs/a.ipynb", "nbs/a.new.ipynb")]
+    assert contents(mine)["nbs/a.ipynb"] == "1"
+
+
+def test_course_is_whole_or_not_at_all(tmp_path, monkeypatch):
+    from deepswap.core import OutputError
+    mine, real = tmp_path / "mine", os.replace
+    one, two = course(tmp_path / "one", a="1", b="1", c="1"), course(tmp_path / "two", a="2", b="2", c="2", d="2")
+    def fails_at(n, error):
+        count = iter(range(1000))
+        def replace(a, b):
+            if next(count) == n: raise error
+            real(a, b)
+        return replace
+    for n in range(6): # five files, and the folder
+        monkeypatch.setattr(os, "replace", fails_at(n, OSError(28, "No space left on device")))
+        with pytest.raises(OutputError, match="No space left"): cli.unpack_course(mine, one)
+        assert sorted(os.listdir(tmp_path)) == ["one", "two"], "no folder, or no half of one"
+    monkeypatch.setattr(os, "replace", real)
+    cli.unpack_course(mine, one)
+    before = {p: p.read_bytes() for p in mine.rglob("*") if p.is_file()}
+    for n in range(9): # three replaced files and the list are two moves each, a new file is one
+        for error, raised in ((OSError(28, "No space left on device"), OutputError), (KeyboardInterrupt(), KeyboardInterrupt)):
+            monkeypatch.setattr(os, "replace", fails_at(n, error))
+            with pytest.raises(raised): cli.unpack_course(mine, two)
+            monkeypatch.setattr(os, "replace", real)
+            assert {p: p.read_bytes() for p in mine.rglob("*") if p.is_file()} == before, n
+    assert cli.unpack_course(mine, two)["updated"] == [f"nbs/{n}.ipynb" for n in "abc"] and contents(mine)["nbs/d.ipynb"] == "2"
+
+
+def test_unpacking_refuses(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "__file__", str(tmp_path / "site-packages/deepswap/cli.py"))
-    fails(capsys, ["lab"], "checkout of the repository")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/letter.txt").write_text("mine")
+    (tmp_path / "file").write_text("x")
+    fails(capsys, ["lab", "full", "--unpack-only"], "not empty")
+    fails(capsys, ["lab", "file", "--unpack-only"], "is a file")
+    fails(capsys, ["lab", "nowhere/course", "--unpack-only"], "does not exist")
+    assert listing(tmp_path) == ["file", "full", "full/letter.txt"]
+    monkeypatch.setattr(__import__("deepswap"), "__file__", str(tmp_path / "site-packages/deepswap/__init__.py"))
+    fails(capsys, ["lab", "new", "--unpack-only"], "no course in this installation", "wheel")
+
+
+def test_lab_unpacks_where_there_is_no_checkout(capsys, tmp_path, monkeypatch):
+    "As for somebody who installed the wheel: the package brings its course along."
+    import deepswap
+    package = tmp_path / "site-packages/deepswap"
+    course(package / "course", a="1")
+    monkeypatch.setattr(deepswap, "__file__", str(package / "__init__.py"))
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path / "home")
+    assert cli.main(["lab", "--unpack-only"]) == 0
+    assert "deepswap-course: 2 new" in capsys.readouterr().out and contents(tmp_path / "home/deepswap-course") == {"index.ipynb": "map", "nbs/a.ipynb": "1"}
+    monkeypatch.chdir(tmp_path / "home/deepswap-course/nbs")
+    Path("a.ipynb").write_text("mine")
+    course(package / "course", a="2")
+    assert cli.main(["lab", "--unpack-only"]) == 0 and os.listdir(tmp_path / "home") == ["deepswap-course"], "found from within"
+    said = capsys.readouterr().out
+    assert "nothing replaced" in said and "nbs/a.ipynb is yours and stays; its new version is nbs/a.new.ipynb" in said
+    assert cli.main(["lab", "--unpack-only"]) == 0 and "up to date" in capsys.readouterr().out
+    own = course(tmp_path / "own", a="quite different")
+    assert cli.main(["lab", str(own), "--unpack-only"]) == 0 and "left as it is" in capsys.readouterr().out and contents(own) == {"index.ipynb": "map", "nbs/a.ipynb": "quite different"}
+
+
+def test_lab_opens_the_course(capsys, tmp_path, monkeypatch):
     calls = []
     class Server:
         def __init__(self, words, **kw): calls.append((words, kw)); self.waits = iter((KeyboardInterrupt, 0))
@@ -718,6 +841,7 @@ def test_lab_needs_the_notebooks(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT / "tests")
     if (ROOT / "index.ipynb").exists():
         assert cli.main(["lab", "--no-browser", "--port", "8899"]) == 0
+        assert "left as it is" in capsys.readouterr().out, "a checkout is not touched"
         assert "--LabApp.default_url=/lab/tree/index.ipynb" in calls[0][0] and calls[0][1]["cwd"] == ROOT
     import importlib.util
     find = importlib.util.find_spec

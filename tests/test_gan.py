@@ -20,11 +20,13 @@ from deepswap.gan import (
     Objective,
     Playground,
     PointGAN,
+    arena,
     coverage,
     get_objective,
     js_divergence,
     landscape,
     latent_walk,
+    lattice,
     modes_covered,
     nearest,
     points,
@@ -247,6 +249,108 @@ def test_playground_is_a_film_that_can_be_wound():
     p.rounds(1)
     assert not torch.equal(p.fakes(), before) and p.moves == "ddgddgd" + "d" + "gdd"
     assert p.picture().jpeg()[:2] == b"\xff\xd8"
+
+
+def test_slow_motion_is_the_same_game():
+    "Looking at the parts of a move does not change it, and only the last part touches the weights."
+    quick, slow = (Playground("ring", k=2, noise=2, batch=32) for _ in range(2))
+    quick.at(6)
+    seen = []
+    while len(slow.moves) < 6 or slow.part != 4:
+        before = [p.clone() for p in slow.game.parameters()]
+        slow.next_part()
+        frame = slow.frame(n=32)
+        seen.append(f"{slow.player}{slow.part}")
+        same = all(torch.equal(a, b) for a, b in zip(before, slow.game.parameters()))
+        assert same == (slow.part != 4), seen
+        assert frame["fakes"].shape == (32, 2) and frame["beat"] == slow.part
+    assert " ".join(seen[:13]) == "d0 d1 d2 d4 d0 d1 d2 d4 g0 g1 g2 g3 g4" and slow.moves == quick.moves == "ddgddg"
+    assert torch.equal(slow.fakes(), quick.fakes()) and slow.scores == quick.scores and slow.losses == quick.losses
+    slow.next_part()
+    slow.move("g")  # in the middle of slow motion
+    assert slow.part is None and slow.moves == "ddgddgg"
+
+
+def test_points_and_rules_change_within_a_game():
+    p = Playground("ring", noise=2, batch=32, lr_g=2e-3)
+    p.rounds(5)
+    there = p.fakes()
+    p.paint([[0.0, 0.0], [1.0, 1.0]])
+    p.rules(objective="minimax", k=3, lr_d=1e-4, r1=0.5)
+    assert torch.equal(p.fakes(), there) and len(p.scores) == 11, "nobody has moved"
+    assert isinstance(p.game.objective, Minimax) and not isinstance(p.game.objective, NonSaturating) and p.game.k == 3 and p.game.r1 == 0.5
+    assert [g["lr"] for o in (p.trainer.optimizers[x] for x in "gd") for g in o.param_groups] == [2e-3, 1e-4]
+    assert p.frame()["places"] == [[0.0, 0.0], [1.0, 1.0]] and p.frame()["data"] == "own"
+    p.restart()
+    assert p.frame()["rules"] == {"objective": "minimax", "k": 3, "r1": 0.5, "lr_g": 2e-3, "lr_d": 1e-4} and p.moves == "" and p.data.modes == 2
+    p.rules(objective="non-saturating")
+    assert p.game.k == 1, "an objective brings its own k"
+    for bad in ({"k": -1}, {"objective": "x"}):
+        with pytest.raises(UsageError) as e:
+            p.rules(**bad)
+        one_line(e.value)
+    assert p.frame()["rules"]["objective"] == "non-saturating" and p.frame()["rules"]["k"] == 1, "a refused rule changes nothing"
+    p.paint([])
+    assert p.frame()["reals"].shape == (0, 2) and p.score() == 1
+    with pytest.raises(UsageError) as e:
+        p.move()
+    assert "draw" in one_line(e.value) and p.moves == ""
+
+
+def test_a_frame_is_what_the_game_says():
+    p = Playground("ring", noise=2, batch=32)
+    p.rounds(3)
+    f = p.frame(n=50, cells=8, arrows=20)
+    assert torch.equal(f["fakes"], p.fakes()[:50]) and torch.equal(f["mesh"], p.game.generator(lattice()).detach())
+    x = torch.tensor([[-1.4, 1.0]])  # the first column, the seventh row from below
+    assert torch.allclose(f["says"][6, 0], p.game.discriminator(x).sigmoid()[0, 0])
+    w = wishes(p.game, f["fakes"][:20])
+    assert torch.allclose(f["arrows"] / f["arrows"].norm(dim=1).max(), w / w.norm(dim=1).max(), atol=1e-6) and abs(f["arrows"].norm(dim=1).max() - 0.5) < 1e-5
+    assert f["scores"].tolist() == pytest.approx(p.scores) and (f["moves"], f["d_moves"], f["g_moves"]) == (6, 3, 3)
+    p.rounds(160)
+    assert len(p.frame()["scores"]) <= 300, "a long game fits into one message"
+    assert Playground("ring", noise=4).frame()["mesh"].shape == (0, 2), "a code of four numbers has no plane"
+    shares = torch.randn(200_000, 2, generator=torch.Generator().manual_seed(0))
+    lines = lattice(9)[:9, 1].contiguous()
+    cell = (torch.bucketize(shares[:, 0].contiguous(), lines) * 10 + torch.bucketize(shares[:, 1].contiguous(), lines)).bincount(minlength=100).view(10, 10)[1:9, 1:9] / 200_000
+    assert (cell - (0.96 / 8) ** 2).abs().max() < 1.5e-3, "every cell of the lattice has the same share of the noise"
+
+
+def test_the_browser_asks_and_python_answers():
+    import json
+
+    from deepswap import objectives  # noqa: F401 (enters its objectives)
+    from deepswap.gan import POINTS as presets
+
+    play, said = Playground("ring", noise=2, batch=32), []
+    box = arena(play)
+    box.send = lambda content, buffers=None: said.append((json.loads(json.dumps(content)), buffers))
+
+    def ask(what, /, **args):
+        box._handle_custom_msg({"id": "7", "name": what, "args": args}, [])
+        return said[-1]
+
+    for name in presets:
+        assert ask("preset", name=name)[0]["answer"]["data"] == name
+    content, buffers = ask("look")
+    assert content["id"] == "7" and len(buffers) == len(content["tensors"]) and len(buffers[content["tensors"].index("says")]) == 4 * box.state["cells"]
+    assert ask("step", player="g")[0]["answer"]["g_moves"] == 1 and ask("step", n=3)[0]["answer"]["moves"] == 4 and ask("round")[0]["answer"]["moves"] == 6
+    assert ask("paint", points=[[0, 0.5]])[0]["answer"]["places"] == [[0, 0.5]]
+    for name in box.state["objectives"]:
+        assert ask("rules", objective=name)[0]["answer"]["rules"]["objective"] == name and ask("round")[0]["answer"]["moves"] > 6
+    assert {"least-squares", "wgan-gp"} <= set(box.state["objectives"])
+    assert "draw" in (ask("paint", points=[]), ask("beat"))[1][0]["error"]
+    assert "answers are" in ask("delete")[0]["error"] and "TypeError" in ask("step", by=3)[0]["error"]
+    assert "https:" not in box._esm + box._css and "import " not in box._esm, "nothing is loaded from anywhere"
+
+
+def test_an_objective_without_probabilities_has_a_landscape_too():
+    from deepswap import objectives  # noqa: F401
+
+    p = Playground("ring", noise=2, batch=64, objective="wgan-gp", lr_d=5e-3)
+    p.rounds(20)
+    real, fake = p.opinion(p.shown[:500]).mean(), p.opinion(p.fakes()[:500]).mean()
+    assert 0 <= fake < 0.5 < real <= 1
 
 
 def test_landscape_is_upright():

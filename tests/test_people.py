@@ -44,6 +44,16 @@ def test_every_field_is_within_its_range():
         assert all(f.doc for f in kind.FIELDS)
 
 
+def test_every_field_changes_some_picture():
+    "Each at its ends and between them, with what makes it visible: a hue needs its glasses, a mole's place needs the mole."
+    shown = dict(mole_size=1., occluder=5., filter=1., makeup=1., glasses=1., bg_kind=4., clothes_cut=1., clothes_stripes=.3, fringe=.2, rim=.5, bg_color=.6, clothes_color=.9, zoom=.85)
+    for kind in (Identity, Style, Scene):
+        for f in kind.FIELDS:
+            named = {k: v for k, v in shown.items() if k != f.name} | {f.name: torch.tensor([f.low, f.low * .6 + f.high * .4, f.high])}
+            part = lambda k: k(n=3, **{g.name: named[g.name] for g in k.FIELDS if g.name in named})
+            assert render(People(part(Identity), part(Style), part(Scene)), 48).image.std(0).max() > .01, f.name
+
+
 def test_no_two_people_alike():
     p = sample_people(60, "easy", seed=2)
     same = People(p.identity, Style(n=60), Scene(n=60))

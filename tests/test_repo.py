@@ -152,10 +152,37 @@ def test_site_is_built_and_links_are_checked(tmp_path):
     out = tmp_path / "site"
     run = subprocess.run([sys.executable, "tools/site.py", str(out)], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
-    assert len(list(out.rglob("*.html"))) == len(NBS)
+    assert len(list(out.rglob("*.html"))) == len(NBS) + 5  # and the reference: stable names, all names, models, gallery, benchmarks
+    assert "<math" in (out / "nbs" / "gan.html").read_text() and "$p$" not in (out / "nbs" / "gan.html").read_text()
+    known = json.loads((out / "search_index.js").read_text().removeprefix("const INDEX = "))
+    assert any(e["p"] == "nbs/gan.html" and "Playground" in e["x"] for e in known) and any("deepswap-faceshifter-v1" in e["x"] for e in known)
     page = out / "index.html"
     page.write_text(page.read_text() + '<a href="nowhere.html">x</a>')
     assert script("tools/site.py").broken_links(out)[0] == [("index.html", "nowhere.html")]
+
+
+def test_benchmark_page_says_what_was_recorded():
+    "The page is computed from the recorded results, a missed goal is called missed, and a missing result is no success."
+    bench = script("benchmarks/all.py")
+    stored = json.loads((bench.RESULTS / "all.json").read_text())
+    rows = bench.gather()
+    assert {**stored, "rows": rows} == stored and (bench.HERE / "README.md").read_text() == bench.page(stored), "run `python benchmarks/all.py --page`"
+    for r in rows:
+        if r["goal"] and r["figure"] is not None:
+            relation, goal = r["goal"].split()
+            assert r["reached"] == (r["figure"] >= float(goal) if relation == ">=" else r["figure"] <= float(goal)), r["what"]
+        else:
+            assert r["reached"] is None and (r["figure"] is not None or r["missing"])
+    bench.RESULTS = bench.HERE / "nowhere"
+    assert not any(r["reached"] for r in bench.gather())
+
+
+def test_gallery_shows_what_is_tagged(tmp_path):
+    pages = script("tools/pages.py")
+    pages.OUT = tmp_path
+    text = pages.gallery()
+    pictures = re.findall(r'<img src="(images/\S+)" alt="([^"]*)"', text)
+    assert len(pictures) >= 20 and all((tmp_path / p).stat().st_size > 1000 and alt for p, alt in pictures)
 
 
 def test_no_path_of_a_machine_and_no_large_file():
@@ -197,7 +224,7 @@ def test_chapter_keeps_a_readers_pace(path):
     assert "cccc" not in kinds
 
 
-WIDGET = re.compile(r"\b(?:interactive|interactive_output|controls|stepper)\(")
+WIDGET = re.compile(r"\b(?:interactive|interactive_output|controls|stepper|in_browser|arena)\(")
 
 
 @pytest.mark.parametrize("path", NBS, ids=lambda p: p.name)

@@ -1,5 +1,6 @@
 "Colours, curves, grids, curtain and live panel: deepswap.show."
 
+import json
 import math
 import queue
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -230,6 +232,32 @@ def test_panel_pauses_and_lets_go_on():
     panel.stop_button.click()  # stop while paused
     thread.join(20)
     assert not thread.is_alive() and thread.error is None
+
+
+def test_a_reply_is_plain_values_and_bytes_or_an_error_in_one_line():
+    def think(n):
+        return {"n": n + 1, "list": [1, None], "x": torch.arange(6, dtype=torch.int64).view(2, 3).T, "none": torch.zeros(0, 2, requires_grad=True)}
+
+    def refuse():
+        raise UsageError("Draw first.")
+
+    answers = {"think": think, "refuse": refuse}
+    said, buffers = show.reply(answers, {"id": 3, "name": "think", "args": {"n": 1}})
+    assert json.loads(json.dumps(said)) == {"id": 3, "answer": {"n": 2, "list": [1, None]}, "tensors": ["x", "none"]}
+    assert np.frombuffer(buffers[0], np.float32).tolist() == [0, 3, 1, 4, 2, 5] and buffers[1] == b""
+    assert show.reply(answers, {"id": 4, "name": "refuse"}) == ({"id": 4, "error": "Draw first."}, [])
+    for bad in ({"name": "think", "args": {"m": 1}}, {"name": "dream"}, {}):
+        error = show.reply(answers, bad)[0]["error"]
+        assert 20 < len(error) < 200 and "\n" not in error
+
+
+def test_a_canvas_answers_what_the_browser_asks():
+    said = []
+    box = show.in_browser("function render() {}", {"double": lambda x: {"y": 2 * x}}, ".a {}", colour="#123456")
+    box.send = lambda content, buffers=None: said.append(content)
+    box._handle_custom_msg({"id": "a", "name": "double", "args": {"x": 4}}, [])
+    assert said == [{"id": "a", "answer": {"y": 8}, "tensors": []}] and box.state == {"colour": "#123456"}
+    assert box._esm.startswith("function render() {}") and "export default" in box._esm and box._css == ".a {}" and "http" not in box._esm
 
 
 def test_panel_without_a_notebook_draws_nothing():

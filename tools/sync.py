@@ -1,4 +1,4 @@
-"""Bring everything that is made from the notebooks up to date: the library, clean metadata, README.md.
+"""Bring everything that is made from the notebooks up to date: the library, its table of names, clean metadata, README.md.
 
 python tools/sync.py          write
 python tools/sync.py --check  change nothing; exit 1 and name what is out of date
@@ -25,15 +25,16 @@ def copy_of_checkout(folder):
 
 
 def write(root):
-    "Export, clean and render README.md in the checkout at `root`."
+    "Export, clean, and write the table of names and README.md in the checkout at `root`."
     for command in ("nbdev_export", "nbdev_clean"):
         subprocess.run([str(Path(sys.executable).with_name(command))], cwd=root, check=True)
-    subprocess.run([sys.executable, "tools/readme.py"], cwd=root, check=True)
+    for tool in ("tools/api.py", "tools/readme.py"):
+        subprocess.run([sys.executable, tool], cwd=root, check=True)
 
 
 def differences(a, b):
     "Names of the files under `b` that differ from `a` or are new."
-    names = [p.relative_to(b) for p in b.rglob("*") if p.is_file() and p.suffix in (".py", ".ipynb", ".md", ".jpg")]
+    names = [p.relative_to(b) for p in b.rglob("*") if p.is_file() and p.suffix in (".py", ".pyi", ".ipynb", ".md", ".jpg")]
     names = [n for n in names if n.parts[0] not in ("_proc", "build") and "egg-info" not in n.parts[0]]
     return [n for n in names if not (a / n).exists() or (a / n).read_bytes() != (b / n).read_bytes()]
 
