@@ -503,7 +503,7 @@ class Visitor(threading.Thread):
         data = lambda p: p and {"path": p, "meta": {"_type": "gradio.FileData"}}  # noqa: E731
         start = time.monotonic()
         answer = web.post("/gradio_api/call/swap", json={"data": [data(source), data(target), "classical", face, "largest", "bottom-right", "PNG", 1, []], "session_hash": self.session})
-        if answer.status_code == 503:
+        if answer.status_code in (429, 503):
             self.note("told to wait")
             time.sleep(self.rng.uniform(0.2, 1))
             return None, None
@@ -561,7 +561,7 @@ class Visitor(threading.Thread):
         for g in guesses:
             answer = web.get(g)
             self.note("looked where nothing is")
-            if answer.status_code == 200:
+            if answer.status_code == 200 and not answer.headers.get("content-type", "").startswith("text/html"):  # an address that is none shows the page itself
                 self.note("served")
                 with LOCK:
                     self.book["odd"].append(f"served: {g}")
@@ -603,7 +603,7 @@ def rss(process):
         return 0.0
 
 
-def visitors(n=10, seconds=120, keep=8.0, burst=3, root=None):
+def visitors(n=10, seconds=120, keep=45.0, burst=3, root=None):
     "Start the demo, let them all in, watch it, and look at what is left when they are gone."
     import numpy as np
     import psutil

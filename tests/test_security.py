@@ -172,7 +172,7 @@ def test_a_link_is_not_written_through(tmp_path):
 def crowd(tmp_path_factory):
     "Four visitors for a quarter of a minute, at the real program; the same driver records ten for two minutes."
     sys.path.insert(0, str(ROOT / "benchmarks"))
-    return script("benchmarks/robustness.py").visitors(4, 15, keep=3.0, burst=2, root=tmp_path_factory.mktemp("crowd"))
+    return script("benchmarks/robustness.py").visitors(4, 15, keep=20.0, burst=2, root=tmp_path_factory.mktemp("crowd"))
 
 
 def test_visitors_get_their_own_and_nothing_is_left(crowd):
