@@ -144,7 +144,7 @@ def draw(a, data, path):
     from deepswap.core import write_image
     from deepswap.show import to_grid
 
-    rows = [data["test_a"][:10], *(torch.load(a.kept / f"{arm}-{a.lr:g}-0.pt") for arm in ARMS), data["test_b"][:10]]
+    rows = [data["test_a"][:10], *(torch.load(a.kept / f"{arm}-{a.lr:g}-0.pt", weights_only=True) for arm in ARMS), data["test_b"][:10]]
     write_image(to_grid(torch.cat(rows), 10).repeat_interleave(2, 1).repeat_interleave(2, 2), path, quality=85)
 
 

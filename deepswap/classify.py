@@ -23,7 +23,7 @@ import deepswap
 from .core import DataError, DeepswapError, UsageError, WeightsError, patch, seed_everything
 from .data import Augment, Faces, dequantise, quantise
 from .people import ATTRIBUTES
-from .train import Method, face_loader, frozen, images_of, load_method, load_network, read_tensors, register, run, same_randomness
+from .train import Method, face_loader, frozen, images_of, load_method, load_network, read_tensors, rebuilt, register, run, same_randomness
 
 # %% ../nbs/12_classifier.ipynb #b34028bb
 def average_precision(
@@ -176,7 +176,7 @@ def load_attribute_cnn(
     if path.is_dir(): return _only_classify(load_method(path, device="cpu"), path)
     tensors, info = read_tensors(path)
     if "attribute_cnn" not in info: return _only_classify(load_method(path, device="cpu") if "method" in info else None, path)
-    net = AttributeCNN(**info["attribute_cnn"])
+    net = rebuilt(path, AttributeCNN, info["attribute_cnn"])
     load_network(net, tensors, "network/")                             # float16 in the file, float32 here
     return net.eval().requires_grad_(False)
 

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'EXITS', 'TRAINABLE', 'FIRST_STEPS', 'COURSE', 'UNPACKED', 'Complaint', 'suggestion', 'Parser', 'number',
-           'share', 'which_face', 'command', 'build_parser', 'quiet', 'main', 'free_place', 'run_swap', 'run_inspect',
-           'run_people', 'Ticker', 'run_extract', 'describe', 'method_class', 'kind_of', 'add_options', 'data_of',
-           'run_train', 'open_run', 'run_sample', 'fitting', 'translate_files', 'run_video', 'rivals', 'run_evaluate',
-           'course_files', 'digest', 'free_name', 'course_changes', 'put_in_place', 'unpack_course', 'is_course',
-           'course_folder', 'told_of', 'without_news', 'run_lab', 'run_demo']
+           'share', 'which_face', 'command', 'build_parser', 'quiet', 'main', 'alone_on_stderr', 'free_place',
+           'run_swap', 'run_inspect', 'run_people', 'Ticker', 'run_extract', 'describe', 'method_class', 'kind_of',
+           'add_options', 'data_of', 'run_train', 'open_run', 'run_sample', 'fitting', 'translate_files', 'run_video',
+           'rivals', 'run_evaluate', 'course_files', 'digest', 'free_name', 'course_changes', 'put_in_place',
+           'unpack_course', 'is_course', 'course_folder', 'told_of', 'without_news', 'run_lab', 'run_demo']
 
 # %% ../nbs/55_cli.ipynb #c2f36a93
 import argparse
@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, formatter_class=kw.pop("formatter_class", argparse.RawDescriptionHelpFormatter), allow_abbrev=False, **kw)
     def error(self, message):
         if message.startswith("unrecognized arguments: "):
-            word = message.split(": ", 1)[1].split()[0]
+            word = next(iter(message.split(": ", 1)[1].split()), "")
             message = f"{word!r} is not an option of `{self.prog}`.{suggestion(word, self._option_string_actions)}"
         else: message = message[:1].upper() + message[1:] + "."
         raise Complaint(f"{message} See `{self.prog} --help`.")
@@ -70,7 +70,7 @@ def share(least:float, most:float): # bounds, both included
 def which_face(text:str):
     "A type for argparse: 'one', 'largest', 'all', or a number counted from the left, from 1."
     if text in ("one", "largest", "all"): return text
-    if text.isdigit() and int(text) > 0: return int(text)
+    if text.isdecimal() and 0 < len(text) < 6 and int(text) > 0: return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is no choice of face; give 'largest', 'all', 'one', or a number counted from the left, from 1")
 
 # %% ../nbs/55_cli.ipynb #5f2f6ef5
@@ -111,7 +111,8 @@ def _known(e:BaseException)->bool:
 
 def _say(message, stream=None):
     "One line on standard error."
-    print("deepswap: " + " ".join(str(message).split()), file=stream or sys.stderr, flush=True)
+    words = (w if len(w) < 300 else f"{w[:120]}...{w[-120:]}" for w in str(message).split())
+    print("deepswap: " + " ".join(words).encode("utf-8", "backslashreplace").decode(), file=stream or sys.stderr, flush=True)
 
 @contextlib.contextmanager
 def quiet():
@@ -142,6 +143,20 @@ def main(
         _say((str(e) or "something went wrong.") + hint)
         return 2
 
+@contextlib.contextmanager
+def alone_on_stderr():
+    "Only we speak on standard error: decoders written in C write to it past Python, and what they say goes nowhere."
+    real, ours = sys.stderr, None
+    try: same, kept = real.fileno() == 2, os.dup(2)
+    except (AttributeError, OSError, ValueError): same, kept = False, None  # there is none, or it is no file
+    if kept is None: yield; return
+    if same: sys.stderr = ours = os.fdopen(os.dup(2), "w", 1, encoding=real.encoding, errors="backslashreplace")
+    with open(os.devnull, "w") as nowhere: os.dup2(nowhere.fileno(), 2)
+    try: yield
+    finally:
+        os.dup2(kept, 2); os.close(kept)
+        if same: sys.stderr = real; ours.close()
+
 def _run(argv:list):
     "Choose the command and run it."
     if not argv or argv[0].startswith("-"):
@@ -152,8 +167,13 @@ def _run(argv:list):
         return 0
     name = argv[0]
     if name == "help": return _run([*argv[1:2], "--help"])
-    if name not in COMMANDS: raise Complaint(f"There is no command {name!r}.{suggestion(name, COMMANDS)} See `deepswap --help`.")
-    return COMMANDS[name][2](build_parser(name, argv[1:]).parse_args(argv[1:]))
+    if name not in COMMANDS: raise Complaint(f"There is no command {ascii(name[:40])}.{suggestion(name[:40], COMMANDS)} See `deepswap --help`.")
+    for word in argv[1:]:
+        try: found = os.fsencode(word)
+        except ValueError: found = b"\0"  # half a character
+        if b"\0" in found or len(found) > 4000 or any(len(part) > 255 for part in found.split(b"/")): raise Complaint(f"{ascii(word[:60])} is too long, or holds a character that no name may hold; give another. See `deepswap {name} --help`.")
+    parsed = build_parser(name, argv[1:]).parse_args(argv[1:])
+    with contextlib.nullcontext() if name in ("lab", "demo") or os.environ.get("DEEPSWAP_DEBUG", "") not in ("", "0") else alone_on_stderr(): return COMMANDS[name][2](parsed)
 
 # %% ../nbs/55_cli.ipynb #680af7c2
 def free_place(
@@ -163,8 +183,8 @@ def free_place(
     suffixes=(".png", ".jpg", ".jpeg"),
 )->Path:
     "Check, before any work, that a result can be written; a file is replaced unasked only if it is a result of ours."
-    from deepswap.core import OutputError
-    out = Path(out)
+    from deepswap.core import OutputError, usable_name
+    out = usable_name(out)
     if out.is_dir(): raise OutputError(f"{out} is a folder; give a file name that ends in {' or '.join(suffixes[:2])}.")
     if out.suffix.lower() not in suffixes: raise OutputError(f"{out.name!r} ends in neither {' nor '.join(suffixes)}; results are written, and signed, in these formats.")
     if not out.parent.is_dir(): raise OutputError(f"The folder {out.parent} does not exist; create it or choose another.")

@@ -22,7 +22,7 @@ import torch
 
 from .autoencoder import AlignedPeople, PairTest, flattened, nearer_to_source, pair_task, render_aligned, resized
 from .classify import frechet_distance
-from .core import DataError, ImageError, UsageError, atomic_path, budget, cache_dir, patch, read_image, write_json, write_text
+from .core import DataError, ImageError, UsageError, atomic_path, blamed_on, budget, cache_dir, patch, read_image, write_json, write_text
 from .cyclegan import psnr
 from .data import SUFFIXES, dequantise, quantise, sharpness, video_frames
 from .faces import align_photo, apply_affine, face_mask, find_faces, refine_landmarks
@@ -465,14 +465,21 @@ def save(self:Report,
     if self.samples: write_tensors(Path(out) / "samples.safetensors", self.samples, {"kind": "samples of an evaluation"})
     self.to_json(Path(out) / "evaluate.json")
 
+def _check_line(protocol:str, method:str, print:str, numbers:dict):
+    "A line of a report is what it should be, or this raises."
+    if not all(isinstance(v, str) for v in (protocol, method, print)): raise TypeError
+    for k, v in numbers.items(): _about(k), f"{v:.3f}"
+
 def open_report(
     path, # a folder that `evaluate` wrote, or a JSON file of `Report.to_json`
 )->Report:
     "A report that was written before. Raises `DataError`."
     path = Path(path)
     file = path / "evaluate.json" if path.is_dir() else path
-    try: report = Report(**json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError): raise DataError(f"{file} is no report of an evaluation; give a folder that `evaluate` wrote, or its evaluate.json.") from None
+    with blamed_on(DataError(f"{file} is no report of an evaluation; give a folder that `evaluate` wrote, or its evaluate.json.")):
+        report = Report(**json.loads(file.read_text(encoding="utf-8")))
+        if not isinstance(report.settings, dict) or not isinstance(report.about, dict) or report.samples: raise ValueError
+        for x in report.lines: _check_line(**x)
     if (path / "samples.safetensors").is_file(): report.samples = read_tensors(path / "samples.safetensors")[0]
     return report
 

@@ -12,6 +12,7 @@ __all__ = ['COLUMNS', 'Picture', 'is_clip', 'announced', 'source_files', 'count_
 # %% ../nbs/35_extraction.ipynb #670e41d1
 import base64
 import csv
+import glob
 import html
 import io
 import math
@@ -31,7 +32,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from .classical import blur, face_outline, rgb_to_lab, skin_likelihood
-from .core import CANONICAL5, DataError, ImageError, NoFaceError, OutputError, UsageError, patch, read_image, to_pil, to_tensor
+from .core import CANONICAL5, DataError, ImageError, NoFaceError, OutputError, UsageError, patch, read_image, to_pil, to_tensor, usable_name
 from .data import SUFFIXES, VIDEO_SUFFIXES, dhash, hash_distance, sharpness, video_frames
 from .faces import (ANGLES, Face, align, align_photo, apply_affine, choose_faces, face_frame, find_faces, outline_distance, parallax,
                             pixel_grid, similarity)
@@ -449,24 +450,45 @@ def _most_like(self:Sieve, person:Cut, looks:torch.Tensor, groups:torch.Tensor, 
     if likeness[best] < alike: raise NoFaceError(f"Nobody found looks like the person in {person.look.name} (best likeness {likeness[best]:.2f}, at least {alike:g} wanted); give another photo of them, or keep everybody with person='all'.")
     return best + 1
 
+# %% ../nbs/35_extraction.ipynb #5a1d0c77
+def _held(folder:Path):
+    "A lock on a folder, which goes with the process; None where another has it, or where there are none (Windows)."
+    try:
+        import fcntl
+        lock = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError): return None
+    try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError: os.close(lock); return None
+    return lock
+
+def _clear_killed(out:Path):
+    "Remove the half folders of those who were killed while they wrote `out`."
+    for part in out.absolute().parent.glob(f".{glob.escape(out.name)}.????????.part"):
+        if part.is_symlink() or (lock := _held(part)) is None: continue
+        shutil.rmtree(part, ignore_errors=True); os.close(lock)
+
 # %% ../nbs/35_extraction.ipynb #1406ddca
 @contextmanager
 def whole_folder(
     out, # folder to be made; it may exist if it is empty
 ): # yields a folder beside it to write to
-    "Write a folder whole or not at all."
-    out = Path(out)
+    "Write a folder whole or not at all; what a killed process left of it is removed first."
+    out, lock = usable_name(out), None
     if out.exists() and not out.is_dir(): raise OutputError(f"{out} is a file; give the name of a new folder.")
     if out.is_dir() and any(out.iterdir()): raise OutputError(f"The folder {out} is not empty; give the name of a new folder.")
     if not out.absolute().parent.is_dir(): raise OutputError(f"The folder {out.absolute().parent} does not exist; create it or choose another.")
     part = out.absolute().with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.part")
+    _clear_killed(out)
     try:
         part.mkdir()
+        lock = _held(part)
         yield part
         if out.is_dir(): out.rmdir()
         os.replace(part, out)
     except OSError as e: raise OutputError(f"{out} could not be written ({e.strerror or e}); free some room, or choose another place.") from e
-    finally: shutil.rmtree(part, ignore_errors=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        if lock is not None: os.close(lock)
 
 # %% ../nbs/35_extraction.ipynb #fb2532aa
 COLUMNS = ("file", "from", "face", "probability", "left", "top", "right", "bottom", "landmarks", "size", "sharpness", "yaw", "pitch", "frame", "group")

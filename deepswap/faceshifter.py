@@ -25,7 +25,7 @@ from .data import Pairs, PairLoader, PixelStore, dequantise, quantise
 from .gan import get_objective
 from .identity import get_encoder, identity_faces, new_styles
 from .people import Rendered, exact_swap, sample_people
-from .train import LinearDecay, Method, find_checkpoint, half_tensors, load_method, load_network, read_tensors, register, write_tensors
+from .train import LinearDecay, Method, find_checkpoint, half_tensors, load_method, load_network, read_tensors, rebuilt, register, write_tensors
 
 import deepswap.objectives # it enters the hinge loss in the table of objectives
 
@@ -343,6 +343,6 @@ def load_faceshifter(
     info = read_tensors(path, prefix="no tensor")[1]                          # the header alone
     if info.get("method") == FaceShifter.name: return load_method(path, device=device)
     if "faceshifter" not in info: raise WeightsError(f"{path} holds no FaceShifter; give a run of `deepswap train faceshifter`, or {FACESHIFTER!r}.")
-    method, (tensors, _) = FaceShifter(**info["faceshifter"]), read_tensors(path)
+    method, (tensors, _) = rebuilt(path, FaceShifter, info["faceshifter"]), read_tensors(path)
     for n in method.averaged: load_network(getattr(method, n), tensors, f"network/{n}/")
     return method.to(pick_device(device)).eval()

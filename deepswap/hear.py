@@ -25,7 +25,7 @@ from .identity import identity_faces, new_styles
 from .layers import ConvBlock, activation
 from .norms import norm_layer
 from .people import OCCLUDERS, PARTS, People, Rendered, exact_swap, sample_people
-from .train import LinearDecay, Method, find_checkpoint, half_tensors, load_method, load_network, read_tensors, register, write_tensors
+from .train import LinearDecay, Method, find_checkpoint, half_tensors, load_method, load_network, read_tensors, rebuilt, register, write_tensors
 
 # %% ../nbs/43_hear.ipynb #3bb3bbd3
 def with_occluders(
@@ -367,8 +367,9 @@ def load_hear(
     info = read_tensors(path, prefix="no tensor")[1]                          # the header alone
     config = info.get("hear") or (info["config"] if info.get("method") == Hear.name else None)
     if config is None: raise WeightsError(f"{path} holds no HEAR-Net; give a run of `deepswap train hear`, or {HEAR!r}.")
+    if not isinstance(config, dict) or not isinstance(config.get("faceshifter"), str): raise WeightsError(f"{path} does not say how it was made; use another file.")
     if (first := faceshifter or config["faceshifter"]) == "given": raise WeightsError(f"{path} does not say which FaceShifter it was trained with; give one.")
-    method, tensors = Hear(**config | {"faceshifter": first}), read_tensors(path)[0]
+    method, tensors = rebuilt(path, Hear, config | {"faceshifter": first}), read_tensors(path)[0]
     kind = "average" if any(k.startswith("average/") for k in tensors) else "network"
     load_network(method.net, tensors, f"{kind}/net/")
     return method.to(pick_device(device)).eval()

@@ -27,7 +27,7 @@ from .core import ARCFACE5, CANONICAL5, DataError, UsageError, WeightsError, ato
 from .data import Augment, procedural_people
 from .faces import similarity, warp
 from .people import People, Style, natural, sample_people
-from .train import LinearDecay, Method, face_loader, find_checkpoint, images_of, half_tensors, load_method, load_network, read_tensors, register, write_tensors
+from .train import LinearDecay, Method, face_loader, find_checkpoint, images_of, half_tensors, load_method, load_network, read_tensors, rebuilt, register, write_tensors
 
 # %% ../nbs/40_identity.ipynb #e302eac8
 @dataclass
@@ -431,7 +431,7 @@ def _load_own(path)->IdentityNet:
         method = load_method(path, device="cpu") if info.get("method") == IdentityMethod.name else None
         if method is None: raise WeightsError(f"{path} was written by deepswap, but holds no identity encoder; give the run of the method `identity`.")
         return method.encoder
-    net = IdentityNet(**info["identity_net"])
+    net = rebuilt(path, IdentityNet, info["identity_net"])
     load_network(net, read_tensors(path)[0], "network/")
     return net
 

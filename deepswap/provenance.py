@@ -12,6 +12,7 @@ __all__ = ['TILE', 'BAND', 'SIDE', 'LADDER', 'METHOD_CODES', 'EPOCH', 'STEP', 'U
 
 # %% ../nbs/53_provenance.ipynb #4ea60617
 import contextlib
+import errno
 import hashlib
 import io
 import itertools
@@ -587,6 +588,8 @@ def _copy_signed(source, kind:str, out, claim:dict, sources=()):
                     if made_from not in (None, "video/other"): b.add_ingredient(json.dumps({"title": f"source {i + 1}", "relationship": "componentOf"}), made_from, f)
             b.sign(signer, kind, source, out)
     except c2pa.C2paError as e:
+        place = getattr(out, "name", None)
+        if isinstance(place, (str, os.PathLike)) and shutil.disk_usage(Path(place).parent).free < source.seek(0, io.SEEK_END) + 2**16: raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
         raise OutputError(f"The {kind.split('/')[0].replace('image', 'picture')} could not be signed ({str(e).splitlines()[0]}); if the disk has room, delete the folder {cache_dir('credentials')} to have a new key made.") from None
 
 # %% ../nbs/53_provenance.ipynb #9eacb389

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .core import DeepswapError, ImageError, UsageError, WeightsError, pick_device, read_image
+from .core import DeepswapError, ImageError, UsageError, WeightsError, blamed_on, pick_device, read_image
 from .autoencoder import PairSwapper, TwoPeople, resized
 from .classical import ClassicalSwapper, blur, lab_to_rgb, rgb_to_lab
 from .classify import WEIGHTS
@@ -238,8 +238,9 @@ def open_acquaintance(
     "Read it. Raises `WeightsError` in one sentence, also where it belongs to another network."
     tensors, info = read_tensors(path)
     if "acquaintance" not in info: raise WeightsError(f"{path} does not say what a network is used to; make it with benchmarks/known.py.")
-    if info["acquaintance"]["of"] != seal(network): raise WeightsError(f"{path} belongs to another network than the one it lies beside; make it again with benchmarks/known.py.")
-    return Acquaintance(**tensors, limit=info["acquaintance"]["limit"])
+    with blamed_on(WeightsError(f"{path} is damaged; make it again with benchmarks/known.py.")): of, known = info["acquaintance"]["of"], Acquaintance(**tensors, limit=float(info["acquaintance"]["limit"]))
+    if of != seal(network): raise WeightsError(f"{path} belongs to another network than the one it lies beside; make it again with benchmarks/known.py.")
+    return known
 
 def seal(network)->str:
     "Eight characters that tell a network from another: a checksum of the first layer of its attribute encoder."

@@ -12,6 +12,7 @@ import hashlib
 import heapq
 import io
 import json
+import operator
 import os
 import shutil
 import threading
@@ -29,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
-from .core import CANONICAL5, DataError, DeepswapError, NoFaceError, OutputError, UsageError, atomic_path, patch, pick_device, to_uint8, write_json
+from .core import CANONICAL5, DataError, DeepswapError, NoFaceError, OutputError, UsageError, atomic_path, blamed_on, patch, pick_device, to_uint8, usable_name, write_json
 from .autoencoder import PairSwapper, resized
 from .classical import ClassicalSwapper, blur, lab_to_rgb, moments, rgb_to_lab
 from .faces import align_photo, choose_faces, face_mask, find_faces, paste_photo
@@ -751,11 +752,10 @@ def take_up(self:VideoJob,
 )->list: # of notes
     "Make the work folder, or go on with the finished part that is in it."
     path, notes, settings = self.folder / "job.json", [], json.loads(json.dumps(self.settings()))
-    try: record = json.loads(path.read_text()) if resume else {}
-    except (OSError, ValueError): record = {}
-    if record.get("segments") and all((self.folder / s["file"]).is_file() for s in record["segments"]):
-        if record["settings"] == settings: return self._restore(record)
-        notes.append("An unfinished run with other settings was found; this one started anew.")
+    if resume and (record := self._noted(path)):
+        if record["settings"] != settings: notes.append("An unfinished run with other settings was found; this one started anew.")
+        elif self._restore(record): return []
+        else: notes.append("The note of an unfinished run was damaged; this one started anew.")
     shutil.rmtree(self.folder, ignore_errors=True)
     self.record["settings"] = settings
     try: self.folder.mkdir()
@@ -763,14 +763,30 @@ def take_up(self:VideoJob,
     return notes
 
 @patch
-def _restore(self:VideoJob, record)->list:
-    "The state behind the last whole segment."
+def _noted(self:VideoJob, path)->dict:
+    "What an earlier run wrote down, if its segments are there; None where it can't be used."
+    try:
+        with blamed_on(DataError("damaged")):
+            record = {k: v for k, v in json.loads(path.read_text(encoding="utf-8")).items() if k in self.record}
+            for s in record["segments"]: s["file"] = Path(s["file"]).name
+            files = [self.folder / s["file"] for s in record["segments"] if operator.index(s["frames"]) > 0 and isinstance(s["start"], int)]
+            return record if len(record) == len(self.record) and len(files) == len(record["segments"]) > 0 and all(f.is_file() for f in files) else None
+    except DataError: return None
+
+@patch
+def _restore(self:VideoJob, record)->bool:
+    "The state behind the last whole segment; False, and all as it was, where that is damaged."
     self.record, state = record, record["state"]
-    if state and not record["done"]:
-        self.tracker.load_state_dict(state["tracker"]); self.cast.load_state_dict(state["cast"]); self.marker.load_state_dict(state["marker"])
-        self.shot, self.last, self.most = state["shot"], state["last"], record["most"]
-        self.looks = {i: Look.restored(look) for i, look in state["looks"]}
-    return []
+    try:
+        with blamed_on(DataError("damaged")):
+            if state and not record["done"]:
+                self.tracker.load_state_dict(state["tracker"]); self.cast.load_state_dict(state["cast"]); self.marker.load_state_dict(state["marker"])
+                self.shot, self.last, self.most = state["shot"], state["last"], operator.index(record["most"])
+                self.looks = {i: Look.restored(look) for i, look in state["looks"]}
+            operator.index(record["swapped"]), [str(n) for n in record["notes"]]
+        return True
+    except DataError: self.__init__(self.clip, self.out, self.swapper, self.source, self.method, self.device, self.sources, **self.options)
+    return False
 
 # %% ../nbs/52_video.ipynb #ef74fbd1
 def check_output(
@@ -779,6 +795,7 @@ def check_output(
     sound:bool=True, # whether its sound is carried over
 ):
     "Raise before any work is done if the result can't be put there."
+    usable_name(out)
     if out.suffix.lower() not in SUFFIXES: raise OutputError(f"{out.name!r} ends in none of {', '.join(SUFFIXES)}; results are written in these formats, since they can carry sound and Content Credentials.")
     if not out.parent.is_dir(): raise OutputError(f"The folder {out.parent} does not exist; create it or choose another.")
     if out.is_dir(): raise OutputError(f"{out} is a folder; give a file name.")
@@ -810,7 +827,8 @@ def deliver(self:VideoJob,
     self.check_faces()
     joined, parts = self.folder / f"joined{self.out.suffix}", [(self.folder / s["file"], s["start"]) for s in self.record["segments"]]
     with atomic_path(joined) as part: join_clips(parts, part, self.clip, sound)
-    stamp_video(joined, self.out, self.method, self.sources, "bottom-right" if self.label else "", self.mark)
+    signed = stamp_video(joined, self.folder / f"signed{self.out.suffix}", self.method, self.sources, "bottom-right" if self.label else "", self.mark)
+    with atomic_path(self.out) as part: os.replace(signed, part)
     shutil.rmtree(self.folder, ignore_errors=True)
 
 # %% ../nbs/52_video.ipynb #1d50eecd

@@ -26,7 +26,7 @@ from .data import quantise
 from .faces import similarity
 from .identity import OWN_SQUARE, FaceFilters, crop_square, new_styles
 from .people import SCENE, Scene, landmarks, sample_people
-from .train import half_tensors, load_network, read_tensors, same_randomness, write_tensors
+from .train import half_tensors, load_network, read_tensors, rebuilt, same_randomness, write_tensors
 
 # %% ../nbs/44_yardsticks.ipynb #c78da4f7
 def ssim(
@@ -286,7 +286,7 @@ def load_reader(
     path = WEIGHTS / f"{weights}.safetensors" if str(weights) == SCENE_READER else Path(weights)
     tensors, info = read_tensors(path)
     if "scene_reader" not in info: raise WeightsError(f"{path} holds no scene reader; give a file of `save_reader`, or {SCENE_READER!r}.")
-    reader = SceneReader(**info["scene_reader"])
+    reader = rebuilt(path, SceneReader, info["scene_reader"])
     load_network(reader, tensors, "network/")
     return reader.to(pick_device(device)).eval().requires_grad_(False)
 
