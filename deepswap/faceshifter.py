@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['FACESHIFTER', 'SwapTask', 'swap_task', 'score_swap', 'face_identity_loss', 'attribute_loss', 'reconstruction_loss',
            'over_scales', 'TaughtPairs', 'TaughtLoader', 'FaceShifter', 'between', 'where_changed',
-           'FaceShifterSwapper', 'save_faceshifter', 'load_faceshifter']
+           'FaceShifterSwapper', 'add_detail', 'save_faceshifter', 'load_faceshifter']
 
 # %% ../nbs/42_faceshifter.ipynb #63da55f5
+import copy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -295,7 +296,7 @@ def where_changed(
 
 class FaceShifterSwapper:
     "A trained FaceShifter as a swapper: `(source, target) -> (swapped, mask)` on aligned crops, for people it has never seen."
-    method = FaceShifter.name
+    method, any_size = FaceShifter.name, True # crops may have any side, though it draws at `size`
     def __init__(self,
         model:FaceShifter, # trained
         feather:float=.06, # soft edge of the mask in crop sides
@@ -321,6 +322,32 @@ class FaceShifterSwapper:
         "At the network's own side, what is pasted and where."
         swapped = self.model.swap(source, target, self.share).to(target)
         return swapped, [where_changed(swapped, self.model.swap(target, target).to(target))] if self.mask == "changed" else []
+
+# %% ../nbs/42_faceshifter.ipynb #4cabc64e
+def add_detail(
+    swapped:torch.Tensor, target:torch.Tensor, # (B, 3, S, S)
+    side:int, # pixels that the network has
+    share:float=.7, # of the detail
+)->torch.Tensor: # (B, 3, S, S)
+    "What `side` pixels can't hold of the target, fine edges and hair, laid over a network's soft picture."
+    return (swapped + share * (target - resized(resized(target, side), target.shape[-1]))).clamp(-1, 1)
+
+@patch
+def finish(self:FaceShifterSwapper, swapped:torch.Tensor, target:torch.Tensor)->torch.Tensor: # (B, 3, S, S) each
+    "The swap with the target's fine detail."
+    return add_detail(swapped, target, self.size)
+
+@patch
+def itself(self:FaceShifterSwapper, target:torch.Tensor)->torch.Tensor: # (B, 3, S, S) -> the same
+    "The targets as the network paints them, with their own codes."
+    return resized(self.model.swap(target, target).to(target), target.shape[-1])
+
+@patch
+def with_share(self:FaceShifterSwapper, share:float)->FaceShifterSwapper: # 0 to 1 -> another
+    "The same swapper with another share of the source."
+    other = copy.copy(self)
+    other.share = share
+    return other
 
 # %% ../nbs/42_faceshifter.ipynb #13960533
 FACESHIFTER = "deepswap-faceshifter-v1" # in deepswap/weights

@@ -4,13 +4,11 @@
 
 # %% auto #0
 __all__ = ['SWAPPERS', 'ONE_FOR_ALL', 'SHIPPED', 'FAMILIAR', 'PAIRS', 'get_swapper', 'Photo', 'open_photo', 'swap_face',
-           'crop_side', 'add_detail', 'in_crop', 'takes_landmarks', 'open_shipped', 'self_swap', 'glance',
-           'Acquaintance', 'save_acquaintance', 'open_acquaintance', 'seal', 'AutoSwapper', 'open_auto', 'settled',
-           'method_of', 'SwapResult', 'check_size', 'open_source', 'swap_photo', 'open_pair', 'open_trained',
-           'add_light', 'LitPair']
+           'crop_side', 'in_crop', 'takes_landmarks', 'open_shipped', 'self_swap', 'glance', 'Acquaintance',
+           'save_acquaintance', 'open_acquaintance', 'seal', 'AutoSwapper', 'open_auto', 'settled', 'method_of',
+           'SwapResult', 'check_size', 'open_source', 'swap_photo', 'open_pair', 'open_trained', 'add_light', 'LitPair']
 
 # %% ../nbs/51_swap.ipynb #89bf73ef
-import copy
 import importlib
 import inspect
 import os
@@ -24,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .core import DeepswapError, ImageError, UsageError, WeightsError, blamed_on, pick_device, read_image
+from .core import DeepswapError, ImageError, UsageError, WeightsError, blamed_on, patch, pick_device, read_image
 from .autoencoder import PairSwapper, TwoPeople, resized
 from .classical import ClassicalSwapper, blur, lab_to_rgb, rgb_to_lab
 from .classify import WEIGHTS
@@ -118,23 +116,15 @@ def swap_face(
     t, matrix = align_photo(image, face.landmarks, size, device)
     points = in_crop(matrix, face.landmarks).to(t)
     swapped, mask = swapper(s, t, own, points) if takes_landmarks(swapper) else swapper(s, t)
-    if isinstance(swapper, FaceShifterSwapper): swapped = add_detail(swapped, t, swapper.size)
+    if hasattr(swapper, "finish"): swapped = swapper.finish(swapped, t)
     return paste_photo(image, swapped, mask, matrix), (s, t, swapped), mask
 
 # %% ../nbs/51_swap.ipynb #c5a1e7d2
 def crop_side(size, swapper, landmarks, largest:int=1024)->int:
-    "Side of a crop: what was asked for, else what the method demands, else the face's own; that also for a FaceShifter, which takes any and gets the target's detail back."
+    "Side of a crop: what was asked for, else what the method demands, else the face's own; that also for a method that draws at a size and takes any."
     own = getattr(swapper, "size", None)
-    if size or (own and not isinstance(swapper, FaceShifterSwapper)): return size or own
+    if size or (own and not getattr(swapper, "any_size", False)): return size or own
     return max(own or 0, native_size(landmarks, largest=largest))
-
-def add_detail(
-    swapped:torch.Tensor, target:torch.Tensor, # (B, 3, S, S)
-    side:int, # pixels that the network has
-    share:float=.7, # of the detail
-)->torch.Tensor: # (B, 3, S, S)
-    "What `side` pixels can't hold of the target, fine edges and hair, laid over a network's soft picture."
-    return (swapped + share * (target - resized(resized(target, side), target.shape[-1]))).clamp(-1, 1)
 
 def in_crop(matrix:torch.Tensor, landmarks)->torch.Tensor: # (2, 3), (5, 2) -> (1, 5, 2)
     "Landmarks of a photo in the pixels of a crop."
@@ -164,24 +154,23 @@ def _read_once(name, file, changed, device): return ONE_FOR_ALL[name][0](file, d
 def _shared(swapper, share:float):
     "The same swapper with another share of the source."
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1: raise UsageError(f"The share of the source is {share!r}; give a number from 0 to 1.")
-    if isinstance(swapper, FaceShifterSwapper):
-        swapper = copy.copy(swapper)
-        swapper.share = share
-        return swapper
-    if isinstance(swapper, AutoSwapper): return AutoSwapper(_shared(swapper.network, share), swapper.other, swapper.known)
+    if hasattr(swapper, "with_share"): return swapper.with_share(share)
     raise UsageError("A share of the source was asked for, but only a FaceShifter can mix two faces; leave `share` out, or choose 'faceshifter'.")
 
 # %% ../nbs/51_swap.ipynb #8ec820d3
+@patch
+def itself(self:PairSwapper, target:torch.Tensor)->torch.Tensor: # (B, 3, S, S) -> the same
+    "The targets as the network paints them, with the decoder of whoever is there."
+    own = self.model.paint(resized(target, self.size), "a" if self.to == "b" else "b")[0]
+    return resized(own.to(target), target.shape[-1])
+
 @torch.no_grad()
 def self_swap(
     swapper, # any
     target:torch.Tensor, # (B, 3, S, S) aligned faces
 ): # (B, 3, S, S); None for a method that has no such picture
     "The targets as the network itself paints them: with what it missed of them, light and colour of a swap can be mended."
-    if isinstance(swapper, PairSwapper): own = swapper.model.paint(resized(target, swapper.size), "a" if swapper.to == "b" else "b")[0]
-    elif isinstance(swapper, FaceShifterSwapper): own = swapper.model.swap(target, target)
-    else: return None
-    return resized(own.to(target), target.shape[-1])
+    return swapper.itself(target) if hasattr(swapper, "itself") else None
 
 # %% ../nbs/51_swap.ipynb #1d5c38ff
 @torch.no_grad()
@@ -257,6 +246,8 @@ class AutoSwapper:
         known, # the network's `Acquaintance`; or a sentence that says why there is none, and then it is not asked
     ): self.network, self.other, self.known = network, other, known
 
+    def with_share(self, share): return AutoSwapper(self.network.with_share(share), self.other, self.known)
+
     def choose(self,
         source:torch.Tensor, target:torch.Tensor, # (B, 3, S, S) aligned faces, any number of each
         size:int=None, # of the crop, where the user asked for one
@@ -331,7 +322,7 @@ def check_size(
 ): # the size; None: what suits the face
     "The crop size asked for, or a `UsageError` that says why it can't be."
     own = getattr(swapper, "size", None)
-    if size is None: return None if isinstance(swapper, FaceShifterSwapper) else own
+    if size is None: return None if getattr(swapper, "any_size", False) else own
     if isinstance(size, bool) or not isinstance(size, int) or not 32 <= size <= 2048: raise UsageError(f"The crop size {size!r} was asked for; give a whole number from 32 to 2048.")
     if own and size != own: raise UsageError(f"The crop size {size} was asked for, but this method works at {own}; leave the size out.")
     return size

@@ -34,9 +34,8 @@ from .core import CANONICAL5, DataError, DeepswapError, NoFaceError, OutputError
 from .autoencoder import PairSwapper, resized
 from .classical import ClassicalSwapper, blur, lab_to_rgb, moments, rgb_to_lab
 from .faces import align_photo, choose_faces, face_mask, find_faces, paste_photo
-from .faceshifter import FaceShifterSwapper
 from .provenance import FrameMark, label_frames, pack_payload, stamp_video
-from .swap import AutoSwapper, add_detail, check_size, crop_side, get_swapper, in_crop, method_of, open_source, self_swap, settled, takes_landmarks
+from .swap import AutoSwapper, check_size, crop_side, get_swapper, in_crop, method_of, open_source, self_swap, settled, takes_landmarks
 from .tracking import FaceTracker
 
 # %% ../nbs/52_video.ipynb #ea81d9c1
@@ -614,7 +613,7 @@ def _swap(self:VideoJob, batch):
         own = self_swap(self._painter(to), target) if self.match else None
         for i, (frame, face, weight) in enumerate(group):
             fixed = self.looks[face.id](*(None if v is None else v[i:i + 1] for v in (swapped, target, mask, own)))
-            if isinstance(self.swapper, FaceShifterSwapper): fixed = add_detail(fixed, target[i:i + 1], self.swapper.size)
+            if hasattr(self.swapper, "finish"): fixed = self.swapper.finish(fixed, target[i:i + 1])
             frame.layers.append((fixed.cpu(), (weight * mask[i:i + 1]).cpu(), matrices[i]))
 
 # %% ../nbs/52_video.ipynb #f173d964

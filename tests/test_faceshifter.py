@@ -1,7 +1,5 @@
 "FaceShifter's first stage: the losses against the formulas written out, what each gradient reaches, pairs, resume, the swapper, and one sentence for each wrong input."
 
-import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from common import script
+from solved import all_hold, toy
 
 from deepswap import faceshifter as fs
 from deepswap.autoencoder import AlignedPeople, render_aligned
@@ -293,16 +292,20 @@ def test_benchmark_trains_and_goes_on(tmp_path):
     assert (tmp_path / "score.json").exists() and read_tensors(tmp_path / "last.safetensors", prefix="-")[1]["step"] == 4
 
 
-def test_solutions_of_the_exercises_hold(repo):
-    cells = json.loads((repo / "nbs" / "42_faceshifter.ipynb").read_text())["cells"]
-    prose = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-    solutions = re.findall(r"<details>.*?```python\n(.*?)```", prose, re.S)
-    toy = next("".join(c["source"]) for c in cells if "def best_w" in "".join(c["source"])).split("\n\n")[0]
-    assert len(solutions) == prose.count("<details") == 4
-    for code in solutions:
-        names = {"torch": torch, "F": F, **{k: getattr(fs, k) for k in fs.__all__}}
-        assert "assert" in code
-        exec(toy + "\n" + code, names)
+def test_exercises_take_the_solutions_and_no_wrong_answer():
+    names = {"torch": torch, "F": F, **{k: getattr(fs, k) for k in fs.__all__}}
+    exec(toy("42_faceshifter", "best_w"), names)
+
+    def half_collapsed(m):
+        for up in m.attributes.up:
+            torch.nn.init.zeros_(up[1].weight)
+
+    all_hold("42_faceshifter", names, {
+        "goes_as_far": [lambda same, noise: 5 * 0.8 / (1 - same), lambda same, noise: 20],
+        "asks_for_the_same": [lambda theirs, same: 2.0, lambda theirs, same: theirs / len(same)],
+        "furthest_behind": [(0.24, 5.0), (0.76, 4.07), (0.5, 4.07)],
+        "says_nothing": [half_collapsed, lambda m: m.attributes.eval()]})  # fmt: skip
+
 
 
 def test_folder_per_person(tmp_path):

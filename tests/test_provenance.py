@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from solved import all_hold
 
 from deepswap import provenance as p
 from deepswap.core import ImageError, OutputError, UsageError, to_pil
@@ -593,3 +594,16 @@ def test_nothing_found_in_real_pictures(shared):
     files = sorted((shared / "data/stills/noface").iterdir()) + sorted((shared / "data/stills/face").iterdir())
     scores = [p.detect_mark(f).score for f in files]
     assert max(scores) < p.mark_threshold()
+
+
+def test_exercises_take_the_solutions_and_no_wrong_answer():
+    names = {**vars(p), "faces": [to_pil(x) for x in render(sample_people(4, preset="hard", seed=21), 256).image]}
+    names["psnr"] = lambda a, b: 10 * math.log10(255**2 / np.square(np.asarray(a, float) - np.asarray(b, float)).mean())
+    chance = lambda x: float(torch.special.ndtr(torch.tensor(float(x))))
+    mark = lambda image, **more: p.embed_mark(image, 0xC0FFEE, **more)
+    all_hold("53_provenance", names, {
+        "finds_it_turned": [lambda c, degrees: c],
+        "all_bits_right": [lambda bits, waves, m: chance(m * waves**0.5), lambda bits, waves, m: chance(m) ** bits],
+        "best_by_chance": [lambda m: math.sqrt(2 * math.log(m)), lambda m: 3.93],
+        "holds_both": [lambda image, key: mark(image, key=key), lambda image, key: mark(image), lambda image, key: mark(mark(image, psnr=32.0), psnr=32.0, key=key)],
+        "fools_no_more": [lambda frames, alpha: p.mark_threshold(alpha), lambda frames, alpha: p.mark_threshold(alpha * frames)]})  # fmt: skip

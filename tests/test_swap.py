@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from solved import all_hold, toy
 
 from deepswap.autoencoder import AutoencoderSwap, PairSwapper, resized
 from deepswap.classical import ClassicalSwapper, blur, rgb_to_lab
 from deepswap.cyclegan import psnr
-from deepswap.core import DeepswapError, DeviceError, ImageError, NoFaceError, SeveralFacesError, UsageError, WeightsError, to_pil, write_image
-from deepswap.faces import align_photo, find_faces
+from deepswap.core import CANONICAL5, DeepswapError, DeviceError, ImageError, NoFaceError, SeveralFacesError, UsageError, WeightsError, to_pil, write_image
+from deepswap.faces import Face, align_photo, face_mask, find_faces
 from deepswap.people import exact_swap, render, sample_people
 from deepswap import swap as module
 from deepswap.aei import AEINet
-from deepswap.faceshifter import FACESHIFTER, FaceShifter, FaceShifterSwapper, save_faceshifter
+from deepswap.faceshifter import FACESHIFTER, FaceShifter, FaceShifterSwapper, add_detail, save_faceshifter
 from deepswap.swap import (SWAPPERS, Acquaintance, AutoSwapper, LitPair, Photo, add_light, get_swapper, glance, open_acquaintance, open_auto, open_pair, open_photo, open_shipped,
                            save_acquaintance, swap_photo, takes_landmarks)
 from deepswap.train import RingOfGaussians, ToyGAN, Trainer, run, write_tensors
@@ -538,10 +539,10 @@ def test_detail_that_the_network_can_not_hold():
     lines = coarse.clone()
     lines[..., ::2] += 0.2
     soft = torch.full_like(coarse, 0.1)
-    assert (module.add_detail(soft, coarse, 32) - soft).abs().mean() < 0.01, "what 32 pixels hold is not laid back"
-    moved = (module.add_detail(soft, lines, 32) - soft)[..., 16:48, 16:48]
+    assert (add_detail(soft, coarse, 32) - soft).abs().mean() < 0.01, "what 32 pixels hold is not laid back"
+    moved = (add_detail(soft, lines, 32) - soft)[..., 16:48, 16:48]
     assert (moved[..., ::2] - moved[..., 1::2]).mean() == pytest.approx(0.7 * 0.2, abs=0.02)
-    assert torch.equal(module.add_detail(soft, lines, 64), soft), "at the network's own size there is nothing to lay back"
+    assert torch.equal(add_detail(soft, lines, 64), soft), "at the network's own size there is nothing to lay back"
 
 
 def test_what_is_shipped_belongs_together(repo):
@@ -626,3 +627,15 @@ def test_an_encoder_of_another_size(people, tmp_path):
     small.generator = AEINet(32, 2, small.who.dim * 2).generator
     save_faceshifter(small, tmp_path / "odd.safetensors")
     with pytest.raises(WeightsError, match="in the checkpoint and"): swap_photo(people[0], people[1], tmp_path / "odd.safetensors")
+
+
+def test_exercises_take_the_solutions_and_no_wrong_answer():
+    names = {**vars(module), "Face": Face, "face_mask": face_mask, "CANONICAL5": CANONICAL5, "pairs": list(zip(*drawn_pairs(2)))}
+    names |= {"sample_people": sample_people, "render": render, "to_pil": to_pil}
+    exec(toy("51_swap", "portraits", "fig, axes"), names)
+    face = lambda t: face_mask(CANONICAL5 * t.shape[-1], t.shape[-1])
+    all_hold("51_swap", names, {
+        "lays_half": [lambda s, t: ((s + t) / 2, torch.ones_like(t[:, :1])), lambda s, t: ((s + t) / 2, face(t)), lambda s, t: (t, face(t).expand(len(t), -1, -1, -1))],
+        "what_came_before": [lambda r: [0.0] * len(r.faces), lambda r: [float(m.mean()) for m in r.masks]],
+        "warns_of_softness": [lambda a, b: "", lambda a, b: "soft", lambda a, b: f"{b.size / a.size:.0f} times"],
+        "knows_a_stranger": [lambda e, known: e.amin(1) > known.mean(), lambda e, known: e.mean(1) > known.mean(1).quantile(0.95), lambda e, known: e.amin(1) > known.amin(1).max()]})  # fmt: skip

@@ -2,18 +2,19 @@
 
 import json
 import math
-import re
 import sys
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from solved import all_hold
 
 from deepswap import yardsticks as ys
 from deepswap.autoencoder import render_aligned
 from deepswap.classify import features, kernel_distance, spoil
 from deepswap.core import CANONICAL5, DeepswapError, UsageError, WeightsError
 from deepswap.cyclegan import psnr
+from deepswap.faceshifter import swap_task
 from deepswap.faces import apply_affine
 from deepswap.people import Scene, exact_swap, landmarks, sample_people
 
@@ -310,11 +311,11 @@ def test_the_pose_network_counts_as_the_house_does(shared):
         assert torch.corrcoef(torch.stack([said[:, k], faces.truth[:, k]]))[0, 1] > least, ys.POSE[k]
 
 
-def test_solutions_of_the_exercises_hold(repo):
-    cells = json.loads((repo / "nbs" / "44_yardsticks.ipynb").read_text())["cells"]
-    prose = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-    solutions = re.findall(r"<details>.*?```python\n(.*?)```", prose, re.S)
-    assert len(solutions) == prose.count("<details") == 4
-    for code in solutions:
-        assert "assert" in code
-        exec(code, {"torch": torch, "psnr": psnr, **{k: getattr(ys, k) for k in ys.__all__}})
+def test_exercises_take_the_solutions_and_no_wrong_answer():
+    task = swap_task(4, 64)
+    names = {"torch": torch, "math": math, "psnr": psnr, "exact": task.exact.image, "target": task.target.image, **{k: getattr(ys, k) for k in ys.__all__}}
+    all_hold("44_yardsticks", names, {
+        "still_similar": [lambda a: a + 0.1, lambda a: a / 1.2235, lambda a: a],
+        "gains_so_much": [lambda dB: 1 - 10 ** (-dB / 10), lambda dB: 0.5],
+        "convinced": [lambda share: 100, lambda share: math.ceil((1.96 / (share - 0.5)) ** 2), lambda share: int(0.25 * (1.96 / (share - 0.5)) ** 2)],
+        "takes_its_own_error_off": [lambda m, e: m - e, lambda m, e: abs(m * m - e * e) ** 0.5, lambda m, e: (m * m - e * e) ** 0.5]})  # fmt: skip
