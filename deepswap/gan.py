@@ -398,8 +398,7 @@ def modes_covered(
 )->tuple: # (covered modes, share of points that belong to any)
     "How many modes of a mixture are there, and how many points lie on one."
     far, which = torch.cdist(x.detach().cpu(), torch.as_tensor(centres)).min(1)
-    counts = torch.bincount(which[far <= reach], minlength=len(centres))
-    return int((counts >= share * len(x) / len(centres)).sum()), float((far <= reach).float().mean())
+    return int((torch.bincount(which[far <= reach], minlength=len(centres)) >= share * len(x) / len(centres)).sum()), float((far <= reach).float().mean())
 
 # %% ../nbs/20_gan.ipynb #4c275b48
 def r1_penalty(
