@@ -457,7 +457,7 @@ def do_jobs(
     "Take jobs that are neither done nor claimed, until there are none."
     desk = Path(out) / ".parts"
     plan, mine = json.loads((desk / "plan.json").read_text(encoding="utf-8")), 0
-    make = {"pack": _packed, "extract": _extracted}[plan["kind"]]
+    make = _packed if plan["kind"] == "pack" else _extracted              # two kinds of work, below
     for j, job in enumerate(plan["jobs"]):
         if parent and os.getppid() != parent: break                         # orphans stop
         done = desk / f"{j:06d}.json"
