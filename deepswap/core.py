@@ -71,7 +71,7 @@ def _to_rgb(image: Image.Image # any mode that Pillow knows
 def _open_checked(file, name:str, max_pixels:int)->Image.Image:
     "Open and decode; each way to fail becomes one sentence."
     try:
-        image = Image.open(file, formats=FORMATS)
+        image:Image.Image = Image.open(file, formats=FORMATS)
         w, h = image.size
         if w * h > max_pixels:
             raise ImageError(f"{name} is {w} x {h} pixels ({w * h / 1e6:.0f} megapixels), more than the limit of {max_pixels / 1e6:.0f}; make it smaller first.")

@@ -98,7 +98,7 @@ COURSEWORK_MODEL = {"size": 64, "objective": "least-squares", "sigmoid": "auto",
                     "mask": False, "pairs": False, "judged": "own", "mixup": 0., "recolour": 0., "d_steps": 1, "recon": 1., "adv": 1.} # sections 4.1.1 to 4.1.4
 BASELINE = COURSEWORK_MODEL | {"recolour": .8} # of the questions
 
-VARIANTS = {"baseline": {}, "as written": {"recolour": 0.}, "no adversary": {"adv": 0.}, "mixtures": {"mixup": .2},
+VARIANTS:dict = {"baseline": {}, "as written": {"recolour": 0.}, "no adversary": {"adv": 0.}, "mixtures": {"mixup": .2},
             "dropout": {"dropout": .2}, "adaptive dropout": {"standout": True, "beta": 1.},
             "batch norm": {"norm": "batch"}, "pixel shuffle": {"up": "shuffle"}, "attention": {"attention": True}, "mask": {"mask": True},
             "2 D steps": {"d_steps": 2}, "WGAN-GP": {"objective": "wgan-gp", "adv": .01}, "5 D steps": {"d_steps": 5}, "128 px": {"size": 128}} # name -> what differs from the baseline
@@ -106,7 +106,7 @@ VARIANTS = {"baseline": {}, "as written": {"recolour": 0.}, "no adversary": {"ad
 ASKED = {"dropout": "2.1, 1", "adaptive dropout": "2.1, 1", "batch norm": "2.1, 2", "128 px": "2.1, 3", "pixel shuffle": "2.1, 4", "2 D steps": "2.1, 5",
          "5 D steps": "2.1, 5", "WGAN-GP": "section 6, 7", "attention": "fifth paper", "mask": "fifth paper", "mixtures": "section 6, 2", "as written": "ours", "no adversary": "ours"} # variant -> who asks
 
-SCALES = {"full": {"steps": 5000, "batch": 128, "few": 32, "width": 128, "ndf": 64, "lr": 1e-4, "lr_d": 1e-4, "precision": "fp32"}, # the coursework's numbers
+SCALES:dict = {"full": {"steps": 5000, "batch": 128, "few": 32, "width": 128, "ndf": 64, "lr": 1e-4, "lr_d": 1e-4, "precision": "fp32"}, # the coursework's numbers
           "cpu": {"steps": 400, "batch": 8, "few": 8, "width": 16, "ndf": 16, "lr": 1e-3, "lr_d": 1e-4, "precision": "bf16", "channels_last": True},
           "short": {"steps": 150, "batch": 8, "few": 8, "width": 16, "ndf": 16, "lr": 2e-3, "lr_d": 1e-4, "precision": "bf16", "channels_last": True},
           "tiny": {"steps": 4, "batch": 2, "few": 2, "width": 4, "ndf": 4, "lr": 1e-3, "lr_d": 1e-4, "precision": "fp32"}} # 'few' is the batch of set C

@@ -69,8 +69,9 @@ def dequantise(
 # %% ../nbs/03_data.ipynb #6d86a1a2
 class Faces:
     "A data set: square faces by number. Subclasses give `_pixels`, and fill in what they know."
-    size, person, attributes, attribute_names, original = 64, None, None, (), None
-    local, reading = False, {}  # slow to read in any order, as a tape is; settings on which its own order depends
+    size:int = 64; attribute_names:tuple = ()
+    person:torch.Tensor = None; attributes:torch.Tensor = None; original:torch.Tensor = None
+    local:bool = False; reading:dict = {}  # slow to read in any order, as a tape is; settings on which its own order depends
     def __init__(self, names, size): self.names, self.size, self.skipped = list(names), size, []
     def __len__(self): return len(self.names)
 

@@ -90,11 +90,11 @@ class Claims:
 
     def hold(self, visitor:str, slot:str, *paths):
         "In `slot`, `visitor` now holds these files and no others; files outside the folder are never touched."
-        paths = {p for p in (Path(p).resolve() for p in paths if p) if p.is_relative_to(self.root)}
+        inside = {p for p in (Path(p).resolve() for p in paths if p) if p.is_relative_to(self.root)}
         with self.lock:
             if visitor != PAGE: self.seen[visitor] = time.time()
-            for p in paths: self.owners.setdefault(p, set()).add((visitor, slot))
-            self._drop(lambda path, owner: owner == (visitor, slot) and path not in paths)
+            for p in inside: self.owners.setdefault(p, set()).add((visitor, slot))
+            self._drop(lambda path, owner: owner == (visitor, slot) and path not in inside)
 
     def leave(self, visitor:str):
         "The visitor is gone: delete what belongs to nobody else."
@@ -203,7 +203,7 @@ def number_faces(
 )->Image.Image: # a smaller copy with a numbered box around each face
     "Show which face has which number."
     scale = min(1, width / image.width, width / image.height)
-    small = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.LANCZOS)
+    small = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS)
     draw, line = ImageDraw.Draw(small), max(2, small.width // 240)
     for n, face in enumerate(faces, 1):
         x0, y0, x1, y1 = (float(v) * scale for v in face.box)
@@ -383,7 +383,7 @@ def tile_sheet(
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(24)
     for n, (words, picture) in enumerate(tiles):
         x, y = gap + n % cols * (side + gap), gap + n // cols * (side + strip)
-        sheet.paste(to_pil(picture[0]).resize((side, side), Image.NEAREST if picture.shape[-1] < 64 else Image.LANCZOS), (x, y))
+        sheet.paste(to_pil(picture[0]).resize((side, side), Image.Resampling.NEAREST if picture.shape[-1] < 64 else Image.Resampling.LANCZOS), (x, y))
         draw.text((x + side / 2, y + side + strip / 2), words, fill=PALETTE["ink"], anchor="mm", font=font)
     draw.text((gap, sheet.height - 130), legend, fill=PALETTE["ink"], font=font)
     return sheet

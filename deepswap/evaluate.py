@@ -27,7 +27,7 @@ from .cyclegan import psnr
 from .data import SUFFIXES, dequantise, quantise, sharpness, video_frames
 from .faces import align_photo, apply_affine, face_mask, find_faces, refine_landmarks
 from .identity import FaceEncoder, IdentityMethod, get_encoder, new_styles, save_encoder
-from .people import PARTS, People, exact_swap, sample_people
+from .people import PARTS, People, Rendered, exact_swap, sample_people
 from .show import PALETTE, figure, show_rows, to_jpeg
 from .tracking import jitter
 from .train import read_tensors, write_tensors
@@ -45,8 +45,8 @@ class EvalTask:
     strangers:torch.Tensor # pictures of people who are neither, to fill the gallery
     face:torch.Tensor # (N, 1, S, S) 0..1: where the face is
     known:torch.Tensor=None # N other pictures of the sources' people, each in another style
-    exact:object=None # N right answers as `Rendered`, where they are known
-    drawn:object=None # the targets as `Rendered`, likewise
+    exact:Rendered=None # N right answers as `Rendered`, where they are known
+    drawn:Rendered=None # the targets as `Rendered`, likewise
     decoys:torch.Tensor=None # (K, N, 3, S, S) uint8: exact swaps with others' faces, in the same scenes
     real:torch.Tensor=None # other pictures of the targets' kind, for the measures of whole sets
     was:torch.Tensor=None # (N,) who the targets show; None: people who are no source

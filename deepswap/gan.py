@@ -94,7 +94,8 @@ def js_divergence(
 # %% ../nbs/20_gan.ipynb #9489416e
 class Objective:
     "What discriminator and generator minimise, as pure functions of the discriminator's logits."
-    name, k = None, 1 # in `OBJECTIVES`; the usual number of discriminator steps
+    name:str = None # in `OBJECTIVES`
+    k = 1 # the usual number of discriminator steps
     def __init__(self, **parameters): self.parameters = parameters
     @property
     def spec(self): "What `get_objective` needs to build it again."; return {"name": self.name, **self.parameters} if self.parameters else self.name

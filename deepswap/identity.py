@@ -231,7 +231,7 @@ def identity_faces(
 @register
 class IdentityMethod(Method):
     "Learns who is who: Fisher's discriminant to start with, then ArcFace (thesis, equation 4.1)."
-    name, monitor, averaged = "identity", "arc", ["encoder"]
+    name, monitor, averaged = "identity", "arc", ("encoder",)
     options = {"width": "channels of the first convolution", "dim": "numbers in a code", "scale": "s of ArcFace", "margin": "m of ArcFace, radians",
                "start": "pictures for Fisher's start; 0: none", "lr": "learning rate of the convolutions"}
     def __init__(self, size:int=64, width:int=64, dim:int=128, scale:float=32., margin:float=.3, start:int=100_000, lr:float=1e-3, people:int=2):

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations, parametrize
 from .core import UsageError, patch
 
 # %% ../nbs/10_networks.ipynb #af84e14a
-ACTIVATIONS = {"relu": nn.ReLU, "leaky": lambda: nn.LeakyReLU(0.2), "elu": nn.ELU,
+ACTIVATIONS:dict = {"relu": nn.ReLU, "leaky": lambda: nn.LeakyReLU(0.2), "elu": nn.ELU,
                "silu": nn.SiLU, "gelu": nn.GELU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
 def activation(

@@ -221,8 +221,8 @@ def _holds(
     for quality, scale in ((50, 1.), (None, 0.5), (75, messenger)):
         z = damage(grey, "resize", scale)
         z = damage(z, "jpeg", quality) if quality else z
-        z = torch.from_numpy(np.asarray(z, np.float32).copy())
-        agree = torch.cos(_wave_values(_flatten(z), unit * scale, c).angle() - _spokes(payload, c).angle())
+        after = torch.from_numpy(np.asarray(z, np.float32).copy())
+        agree = torch.cos(_wave_values(_flatten(after), unit * scale, c).angle() - _spokes(payload, c).angle())
         votes = torch.zeros(32, dtype=torch.float64).index_add(0, c.owner, agree[c.data].double())
         if agree[c.sync].sum() * math.sqrt(2 / len(c.sync)) < reserve or votes.min() < 1: return False
     return True
@@ -379,7 +379,7 @@ def decode_payload(
 # %% ../nbs/53_provenance.ipynb #355e653a
 def _read_at(r, unit, c)->tuple:
     "Refine size and shift around `unit`; returns score, size, and the votes on the 32 bits."
-    best = (-1.,)
+    best:tuple = (-1.,)
     for u in unit * torch.exp(STEP * torch.linspace(-1, 1, 5)).double():
         v = _wave_values(r, u.item(), c)
         turns = v / v.abs().clamp_min(1e-12) * torch.polar(torch.ones_like(c.phases), -c.phases).to(v.dtype)
@@ -797,7 +797,7 @@ class FrameMark:
 def frame_activity(
     frames:torch.Tensor, # (N, H, W, 3) uint8
     unit:float=1., # pixels per unit
-)->torch.Tensor: # (N, h, w) in 2.5..10, and brightness (N, h, w) in 0..255, both much smaller than the frames
+)->tuple: # (N, h, w) in 2.5..10, and brightness (N, h, w) in 0..255, both much smaller than the frames
     "`activity` for many frames, with boxes for bells, on every second pixel or fewer, and quieter on smooth walls."
     step = max(1, round(1.6 * unit))
     y = frames[:, ::step, ::step].float().mean(-1)[:, None]

@@ -43,7 +43,7 @@ def masked(
     return act(z * keep) if zero_stays else act(z) * keep
 
 # %% ../nbs/24_adaptive_dropout.ipynb #b184730b
-_ACTIVATIONS = {"none": nn.Identity, "relu": nn.ReLU, "leaky": lambda: nn.LeakyReLU(.2), "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+_ACTIVATIONS:dict = {"none": nn.Identity, "relu": nn.ReLU, "leaky": lambda: nn.LeakyReLU(.2), "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 _BELIEFS = ("tied", "learned")
 
 def _activation(act)->nn.Module:

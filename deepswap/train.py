@@ -70,11 +70,11 @@ def mlp(*widths:int)->nn.Sequential: # input, hidden..., output
 # %% ../nbs/04_train.ipynb #95dc025e
 class Method(nn.Module):
     "What is trained: networks as attributes, their optimizers, and what one step is. The trainer does the rest."
-    name = None # on the command line and in checkpoints
-    monitor = None # the loss that `best.safetensors` and `DropOnPlateau` watch; None: none
-    averaged = None # names of the networks that an EMA follows; None: all
-    options = {} # constructor argument that `run` and the command line offer → what it does, in a few words
-    presets = {} # name → arguments of the constructor that go well together
+    name:str = None # on the command line and in checkpoints
+    monitor:str = None # the loss that `best.safetensors` and `DropOnPlateau` watch; None: none
+    averaged:tuple = None # names of the networks that an EMA follows; None: all
+    options:dict = {} # constructor argument that `run` and the command line offer → what it does, in a few words
+    presets:dict = {} # name → arguments of the constructor that go well together
     unused_parameters = False # True if some steps leave trainable parameters out; several processes must know
     def __init__(self,
         **config, # everything needed to build it again, as JSON can hold it
@@ -301,8 +301,8 @@ def write_tensors(
     with atomic_path(path) as part:
         try: save_file(tensors, part, metadata=header)
         except SafetensorError as e:
-            code = re.search(r"os error (\d+)", str(e))
-            code = int(code[1]) if code else errno.EIO
+            told = re.search(r"os error (\d+)", str(e))
+            code = int(told[1]) if told else errno.EIO
             raise OSError(code, os.strerror(code)) from e
     return Path(path)
 
@@ -854,7 +854,7 @@ def _changed(self:Trainer)->bool:
 # %% ../nbs/04_train.ipynb #d06f5890
 @patch
 def restore(self:Trainer,
-    tensors:dict, state:str, # as from `snapshot`
+    tensors:dict, state, # as from `snapshot`: pictures of all numbers, and JSON
     everything:bool=True, # False: data and random numbers go on from where they are
 ):
     "Put the run back to a snapshot. Raises `WeightsError` if it is of other networks."

@@ -542,7 +542,7 @@ class VideoJob:
         self.cast, self.looks, self.crops, self.sources = Cast(self.face, self.fade), {}, {}, sources
         self.shot, self.last, self.most = None, None, 0  # number of the shot, ticks of the last frame, most faces at once
         self.folder = out.with_name(f".{out.name}.deepswap-part")
-        self.record = dict(settings={}, payload=pack_payload(method), segments=[], state=None, swapped=0, most=0, done=False, notes=[])
+        self.record:dict = dict(settings={}, payload=pack_payload(method), segments=[], state=None, swapped=0, most=0, done=False, notes=[])
         self.tracker = FaceTracker(self.every, self.delay, float(clip.rate), device=device)
         self.marker = FrameMark(clip.size[1], clip.size[0] * (2 if self.side_by_side else 1), self.record["payload"])
 
