@@ -22,7 +22,7 @@ from torch import nn
 
 from .core import CANONICAL5, DataError, NoFaceError, UsageError, patch, pick_device, to_pil
 from .cyclegan import TwoDomains, psnr
-from .data import SUFFIXES, Augment, Faces, FileFaces, ProceduralFaces, dhash, hash_distance, open_faces, procedural_people, quantise
+from .data import OPENERS, SUFFIXES, Augment, Faces, FileFaces, ProceduralFaces, dhash, hash_distance, open_faces, procedural_people, quantise
 from .faces import align_photo, apply_affine, face_mask, find_faces, invert_affine, pixel_grid, sample, similarity, smoothstep
 from .layers import ConvBlock, Upsample
 from .people import ROOM, People, Rendered, exact_swap, landmarks, render, sample_people
@@ -84,6 +84,7 @@ def aligned_faces(
         if data.size != size: raise DataError(f"The faces given have {data.size} pixels a side, and {size} were asked for; open them at that size.")
         return data
     if str(data).partition(":")[0] == "procedural": return AlignedPeople(procedural_people(str(data).partition(":")[2], kwargs.pop("n_people", 1000)), size, **kwargs)
+    if str(data).partition(":")[0] in OPENERS: return open_faces(data, size, **kwargs)   # shards hold aligned faces
     path = Path(data)
     if (path / "faces.csv").is_file():                                       # aligned already; masks/ lies beside the crops
         files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)

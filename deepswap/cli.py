@@ -350,11 +350,17 @@ was not, DIR/masks where the face ends. They are faces of real people and stay u
     p.add_argument("--no-masks", action="store_true", help="write no masks")
     p.add_argument("--no-report", action="store_true", help="write no report.html")
     p.add_argument("--device", default="auto", metavar="D", help="of the detector: auto (default), cpu, cuda, cuda:1 or mps")
+    many = p.add_argument_group("for very many faces")
+    many.add_argument("--shards", action="store_true", help="write tar shards for `deepswap train --data shards:DIR`: a subfolder or a clip is a person; no masks, no report. The same command again goes on where it stopped")
+    many.add_argument("--aligned", action="store_true", help="with --shards: the pictures are cut out and aligned already, so pack them as they are")
+    many.add_argument("--per-shard", type=number(1), default=1000, metavar="N", help="faces in a shard (default 1000)")
+    many.add_argument("--workers", type=number(1, 256), default=1, metavar="N", help="processes that write shards (default 1)")
 
 # %% ../nbs/55_cli.ipynb #aea95426
 @command("extract", "cut the faces of one person out of a video or a folder of pictures", _extract_arguments)
 def run_extract(a):
     "Find, sift, align, write; the table and the report at the end."
+    if a.shards or a.aligned: return _extract_shards(a)
     from deepswap.extraction import extract_faces
     with Ticker() as line:
         found = extract_faces(a.source, a.out, a.size, a.every, a.min_size, a.min_sharpness, a.duplicates, a.person, not a.no_masks, not a.no_report,
@@ -362,6 +368,18 @@ def run_extract(a):
     for note in found.notes: _say(note)
     print(f"{a.out}: {found}")
     if (Path(a.out) / "report.html").exists(): print(f"{Path(a.out) / 'report.html'} shows them")
+
+def _extract_shards(a):
+    "The same into shards, by several processes, and again where it stopped."
+    from deepswap.core import UsageError
+    if not a.shards: raise UsageError("--aligned packs faces into shards; add --shards.")
+    from deepswap.shards import extract_shards, write_shards
+    with Ticker() as line:
+        said = lambda done, jobs: line.count(done, jobs, "jobs")
+        if a.aligned: found = write_shards(a.source, a.out, a.per_shard, a.workers, progress=said)
+        else: found = extract_shards(a.source, a.out, a.per_shard, a.workers, a.size, a.every, a.min_size, a.min_sharpness, a.duplicates, a.person, device=a.device, progress=said)
+    for name, why in found.skipped[:20]: _say(f"{name}: {why}")
+    print(f"{a.out}: {found}")
 
 # %% ../nbs/55_cli.ipynb #1ec4679d
 TRAINABLE = { # name → module and class, by name, so that the overview imports nothing
@@ -439,7 +457,7 @@ the history as a table and previews. Ctrl-C saves and stops; the same command wi
     else: p.description += "\n\nmethods:\n" + "\n".join(f"  {n:{max(map(len, TRAINABLE))}}  {describe(w)}" for n, w in TRAINABLE.items()) + FIRST_STEPS
     p.add_argument("method", metavar="METHOD", help="what is trained")
     two = hasattr(cls, "translate")
-    p.add_argument("--data", metavar="DATA", help=argparse.SUPPRESS if two else "pictures: a folder, a video, or 'procedural', people who do not exist (default); 'procedural:smiling,no-hat' picks some of them")
+    p.add_argument("--data", metavar="DATA", help=argparse.SUPPRESS if two else "pictures: a folder, a video, 'shards:FOLDER' that `deepswap extract --shards` wrote, or 'procedural', people who do not exist (default); 'procedural:smiling,no-hat' picks some of them")
     if two or not cls:
         p.add_argument("--a", metavar="DATA", help="of a method for two, the first person or set of pictures: a folder, a video, what `deepswap extract` wrote, or 'procedural:person=1', say; without --a and --b two people who do not exist")
         p.add_argument("--b", metavar="DATA", help="the second: the method learns to turn A into B, and back")
@@ -468,6 +486,7 @@ def _trainer_arguments(p):
 def data_of(a, cls):
     "The data that a method's words speak of: one set, or a pair for a method that translates."
     from deepswap.core import UsageError
+    if any(str(d).startswith("shards:") for d in (a.data, getattr(a, "a", None), getattr(a, "b", None))): import deepswap.shards  # noqa: F401, it makes the word known
     if not hasattr(cls, "translate"): return a.data or "procedural"
     if a.data: raise UsageError(f"{cls.name} learns between two sets of pictures; give --a and --b instead of --data.")
     if bool(a.a) != bool(a.b): raise UsageError(f"{cls.name} learns between two sets of pictures, and only --{'a' if a.a else 'b'} was given; add --{'b' if a.a else 'a'}.")

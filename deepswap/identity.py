@@ -9,6 +9,7 @@ __all__ = ['OWN_SQUARE', 'ARCFACE_SQUARE', 'OWN_WEIGHTS', 'FACENET_FILE', 'FACEN
            'FaceEncoder', 'MobileFaceNet', 'save_encoder', 'get_encoder']
 
 # %% ../nbs/40_identity.ipynb #1615f1b8
+import functools
 import hashlib
 import math
 import pickle
@@ -25,7 +26,7 @@ from .autoencoder import AlignedPeople, aligned_faces
 from .classify import WEIGHTS
 from .core import ARCFACE5, CANONICAL5, DataError, UsageError, WeightsError, atomic_path, patch, pick_device, write_text
 from .data import Augment, procedural_people
-from .faces import similarity, warp
+from .faces import similarity, warp, warp_plan
 from .people import People, Style, natural, sample_people
 from .train import LinearDecay, Method, face_loader, find_checkpoint, images_of, half_tensors, load_method, load_network, read_tensors, rebuilt, register, write_tensors
 
@@ -127,10 +128,14 @@ def crop_square(
     size:int, # side of the result in pixels
 )->torch.Tensor: # (B, 3, size, size)
     "A fixed part of aligned crops at another size; gradients pass through."
+    return warp(images.float(), None, (size, size), _square_plan(tuple(square), size, tuple(images.shape[-2:]), images.device)).clamp(-1, 1)
+
+@functools.lru_cache(64)
+def _square_plan(square, size, shape, device):
+    "The same for every batch, so it is worked out once: a GPU need not wait for it, and a recorded step can hold it."
     x, y, w, h = (*square, square[-1])[:4]
-    kx, ky = size / (w * images.shape[-1]), size / (h * images.shape[-1])
-    matrix = torch.tensor([[kx, 0., -x * size / w], [0., ky, -y * size / h]], device=images.device)
-    return warp(images.float(), matrix, (size, size)).clamp(-1, 1)
+    kx, ky = size / (w * shape[-1]), size / (h * shape[-1])
+    with torch.inference_mode(False): return warp_plan(torch.tensor([[kx, 0., -x * size / w], [0., ky, -y * size / h]], device=device), (size, size), shape)
 
 # %% ../nbs/40_identity.ipynb #d207cd50
 class FaceFilters(nn.Module):

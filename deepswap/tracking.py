@@ -132,7 +132,7 @@ def update(self:KalmanFilter,
 def smoothed(self:KalmanFilter,
     back:int=0, # how many steps ago, at most `delay`
 )->np.ndarray: # (D,) position then, given everything measured since
-    "Look back with what is known now (Rauch, Tung and Striebel 1965), equation (10)."
+    "Look back with what is known now (Rauch, Tung and Striebel 1965), equation (11)."
     if not 0 <= back < len(self.steps): raise UsageError(f"A position {back} steps ago was asked for; this filter remembers {len(self.steps) - 1}, see its `delay`.")
     x = self.steps[-1][2]
     for now, after in zip(self.steps[-2::-1], self.steps[:-1 - back:-1]):

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from servers import free_port, server  # noqa: E402
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-CELLS = "[...document.querySelectorAll('.jp-CodeCell')].filter(c => c.querySelector('.cm-content').innerText.trim())"  # an empty cell is never numbered
+CELLS = "[...document.querySelectorAll('.jp-CodeCell')].filter(c => c.querySelector('.cm-content')?.innerText.trim())"  # an empty cell is never numbered, a folded one has no text
 PROMPTS = f"{CELLS}.map(c => c.querySelector('.jp-InputPrompt').innerText)"
 ERRORS = "[...document.querySelectorAll('[data-mime-type=\"application/vnd.jupyter.error\"]')].map(o => o.innerText)"
 TOUCHED = ".jp-CodeCell .widget-slider [role=slider], .jp-CodeCell .jupyter-button, .jp-CodeCell .widget-dropdown select, .jp-CodeCell .widget-checkbox input"
