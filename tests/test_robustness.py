@@ -1,13 +1,15 @@
 "kill -9 at random points, and a full disk: a small run of what `benchmarks/robustness.py` records."
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 from common import ROOT
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked, and a file system is mounted")
+pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="processes are forked, and a file system is mounted"),
+              pytest.mark.skipif(not os.environ.get("DEEPSWAP_SLOW"), reason="takes minutes: set DEEPSWAP_SLOW=1")]
 
 
 def driven(*words):
