@@ -15,6 +15,7 @@ from . import faces as faces
 from . import faceshifter as faceshifter
 from . import faceswap_gan as faceswap_gan
 from . import gan as gan
+from . import gpu as gpu
 from . import hear as hear
 from . import identity as identity
 from . import layers as layers
