@@ -476,11 +476,10 @@ def whole_folder(
     out, lock = usable_name(out), None
     if out.exists() and not out.is_dir(): raise OutputError(f"{out} is a file; give the name of a new folder.")
     if out.is_dir() and any(out.iterdir()): raise OutputError(f"The folder {out} is not empty; give the name of a new folder.")
-    if not out.absolute().parent.is_dir(): raise OutputError(f"The folder {out.absolute().parent} does not exist; create it or choose another.")
     part = out.absolute().with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.part")
     _clear_killed(out)
     try:
-        part.mkdir()
+        part.mkdir(parents=True)
         lock = _held(part)
         yield part
         if out.is_dir(): out.rmdir()

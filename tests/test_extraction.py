@@ -460,3 +460,13 @@ def test_a_real_head_that_turns_is_one_person_and_a_real_cut_begins_another(shar
     extract_faces(film(tmp_path / "cut.mp4", np.stack(frames)), tmp_path / "cut", size=64, person="all", masks=False, report=False)
     groups = [r["group"] for r in read_extract(tmp_path / "cut")]
     assert len(groups) == 6 and len(set(groups[:3])) == len(set(groups[3:])) == 1 != len(set(groups))
+
+
+def test_a_new_folder_may_lie_in_new_folders(tmp_path):
+    "`deepswap extract CLIP --out faces/anna` is what people type; only a file in the way is an error."
+    with whole_folder(tmp_path / "faces" / "anna") as part:
+        (part / "a.txt").write_text("a")
+    assert (tmp_path / "faces" / "anna" / "a.txt").read_text() == "a"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError), whole_folder(tmp_path / "file" / "anna"):
+        pass
