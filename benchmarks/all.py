@@ -34,8 +34,12 @@ RUNS = {
     "aei": ("aei.py --record", 4, ""),
     "swap": ("swap.py --speed", 1, ""),
     "imports": ("imports.py --record", 1, ""),
-    "shards": ("shards.py --record", 6, ""),
-    "gpu": ("gpu.py --record", 6, ""),
+    "shards": ("shards.py --folder build/million --record", 12, "3 GB of disk"),
+    "gpu": ("gpu.py --device cpu --record", 8, ""),
+    "disk": ("robustness.py disk --record", 3, "root, on Linux"),
+    "kill": ("robustness.py kill --record", 10, ""),
+    "fuzz": ("robustness.py fuzz --record", 20, ""),
+    "visitors": ("robustness.py visitors --record", 4, ""),
     "tracking": ("tracking.py --data ../shared/data/video --out benchmarks/results/tracking.json", 8, "clips"),
 }
 
@@ -76,7 +80,22 @@ def tracked(key, pick, *without):
 
 def gpu(name):
     "A figure that the GPU machine recorded."
-    return recorded("gpu")["cuda"][name]
+    return recorded("gpu_cuda")[name]
+
+
+def best(method):
+    "The quickest of a method's levers alone, against its plain loop, on the CPU."
+    rows = recorded("gpu_cpu")["alone"][method]
+    return rows[0]["ms"] / min(r["ms"] for r in rows if "ms" in r and "note" not in r)
+
+
+def broken(part):
+    "Everything in a robustness record that should not have happened."
+    found = recorded("robustness")[part]
+    if part == "visitors":
+        counts = found["counts"]
+        return sum(counts.get(k, 0) for k in ("another's picture", "served", "server errors", "broken connections", "good refused")) + len(found["left"]) + len(found["escaped"]) + found["tracebacks"]
+    return sum(v for r in found.get("readers", found.get("jobs", {})).values() for k, v in r.items() if k in BROKEN and isinstance(v, int))
 
 
 # (chapter, what, against what, (relation, goal, unit), the figure, how to get it)
@@ -110,6 +129,10 @@ ROWS = [
     ("34", "finding with tracking, least of the real clips", "MTCNN in each frame", (">=", 3, "times"), lambda: tracked("faster", min), "tracking.py"),
     ("34", "landmarks off by, of the eye distance, worst median", "MTCNN in each frame", ("<=", 0.03, ""),
      lambda: max(w["ways"]["every 5, delay 3"]["distance"]["median"] for w in recorded("tracking")["real"].values()), "tracking.py"),
+    ("37", "a million records: seconds to open", "", ("<=", 3, "s"), lambda: recorded("shards")["one_process"]["opened"], "shards.py --record"),
+    ("37", "... memory of a reading process's own, MB", "", ("<=", 500, "MB"), lambda: recorded("shards")["processes"]["anon_mb"], "shards.py --record"),
+    ("37", "... records not seen exactly once per epoch by 4 processes", "", ("<=", 0, ""), lambda: recorded("shards")["processes"]["not_once"] + 1_000_000 - recorded("shards")["processes"]["once"], "shards.py --record"),
+    ("37", "... time per tiny record, cold disk", "single files", (None, None, "times"), lambda: (r := recorded("shards")["against_files"]["from the disk"])["shards_us"] / r["single_us"], "shards.py --record"),
     ("52", "video, 360 x 288, 128 px swapper: frames/s", "", (">=", 5, "/s"), lambda: recorded("video")["runs"]["faceswap 75"]["fps"], "video.py"),
     ("52", "classical swap of a video: frames/s", "a loop that finds and swaps frame by frame", (None, None, "times"),
      lambda: (r := recorded("video")["runs"])["classical 75"]["fps"] / r["naive 75"]["fps"], "video.py"),
@@ -124,6 +147,11 @@ ROWS = [
      lambda: max(r["ms"]["as written"] / min(r["ms"].values()) for r in recorded("aei")["step"]), "aei.py --record"),
     ("51", "one 256 px swap on an H200", "", ("<=", 5, "ms"), lambda: gpu("one swap, ms"), "gpu.py --device cuda --record"),
     ("42", "FaceShifter training at 256 px on an H200, share of the matrix peak", "", (">=", 0.4, ""), lambda: gpu("share of peak"), "gpu.py --device cuda --record"),
+    ("56", "FaceShifter step at 64 px, best lever alone", "plain loop", (None, None, "times"), lambda: best("faceshifter"), "gpu.py --device cpu --record"),
+    ("56", "GAN step, best lever alone", "plain loop", (None, None, "times"), lambda: best("gan"), "gpu.py --device cpu --record"),
+    ("56", "two processes on two cores: images/s", "one process on one core", (None, None, "times"),
+     lambda: (r := recorded("gpu_cpu")["two processes"]["ms"])["one process, one core"] / r["two processes, one core each"], "gpu.py --device cpu --record"),
+    ("55", "wheel: Pythons on which everything worked in a bare environment", "", (">=", 3, ""), lambda: sum(r["ok"] for r in recorded("wheel").values()), "../tools/wheel_check.py PYTHON --record"),
     ("53", "video mark: frames/s at 360 x 288", "the mark for photos, frame by frame", (None, None, "times"),
      lambda: recorded("provenance_video")["speed, frames a second"]["360 x 288"]["ratio"], "provenance.py --video"),
 ]

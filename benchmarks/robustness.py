@@ -498,11 +498,11 @@ class Visitor(threading.Thread):
             self.note("server errors")
         return answer.json()[0] if answer.status_code == 200 else None
 
-    def ask(self, web, source, target, face="largest"):
-        "One swap through the queue; the event stream's last line."
+    def ask(self, web, source, target, face="largest", tab=""):
+        "One swap through the queue; the event stream's last line. Each tab of a browser is a session: two streams of one session would take each other's messages."
         data = lambda p: p and {"path": p, "meta": {"_type": "gradio.FileData"}}  # noqa: E731
         start = time.monotonic()
-        answer = web.post("/gradio_api/call/swap", json={"data": [data(source), data(target), "classical", face, "largest", "bottom-right", "PNG", 1, []], "session_hash": self.session})
+        answer = web.post("/gradio_api/call/swap", json={"data": [data(source), data(target), "classical", face, "largest", "bottom-right", "PNG", 1, []], "session_hash": self.session + tab})
         if answer.status_code in (429, 503):
             self.note("told to wait")
             time.sleep(self.rng.uniform(0.2, 1))
@@ -582,7 +582,7 @@ class Visitor(threading.Thread):
     def several(self, web):
         "Two faces, one asked for; and several requests at once, more than the queue holds."
         mine = self.upload(web, "pair.png", (self.folder / "pair.png").read_bytes())
-        inner = [threading.Thread(target=self.ask, args=(web, mine, mine, "1")) for _ in range(self.burst)]
+        inner = [threading.Thread(target=self.ask, args=(web, mine, mine, "1", f"tab{t}")) for t in range(self.burst)]
         for t in inner:
             t.start()
         for t in inner:
