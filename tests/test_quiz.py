@@ -113,7 +113,7 @@ def test_a_reader_plays_in_the_box():
     judge, quiz = RealOrFake(64, width=4), Quiz(x, 2)
     box = quiz_box(quiz, judge)
     for i in range(3):
-        q, shown = quiz.question(), [p.value for p in box.pictures]
+        q, shown = quiz.question(), [bytes(p.value) for p in box.pictures]
         assert shown == box.files and f"Question {i + 1}" in box.said.value
         assert [inspect(f).ours for f in shown] == [q.synthetic == 0, q.synthetic == 1], "what is shown is the signed file"
         assert [b.disabled for b in box.buttons] == [False, False, True]
