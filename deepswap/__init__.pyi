@@ -24,6 +24,7 @@ from . import objectives as objectives
 from . import people as people
 from . import progressive as progressive
 from . import provenance as provenance
+from . import quiz as quiz
 from . import shards as shards
 from . import show as show
 from . import standout as standout
