@@ -95,7 +95,9 @@ def broken(part):
     if part == "visitors":
         counts = found["counts"]
         return sum(counts.get(k, 0) for k in ("another's picture", "served", "server errors", "broken connections", "good refused")) + len(found["left"]) + len(found["escaped"]) + found["tracebacks"]
-    return sum(v for r in found.get("readers", found.get("jobs", {})).values() for k, v in r.items() if k in BROKEN and isinstance(v, int))
+    rows = next(v for k, v in found.items() if k in ("readers", "jobs", "commands")).values()
+    unlike = sum(r.get("finished", 0) - r.get("equal", 0) + len(r.get("refused", [])) for r in rows)  # a resumed run that ended otherwise, or not at all
+    return unlike + sum(r.get(k, 0) for r in rows for k in ("fault", "crash", "hang", "half", "lost"))
 
 
 # (chapter, what, against what, (relation, goal, unit), the figure, how to get it)
@@ -152,6 +154,12 @@ ROWS = [
     ("56", "two processes on two cores: images/s", "one process on one core", (None, None, "times"),
      lambda: (r := recorded("gpu_cpu")["two processes"]["ms"])["one process, one core"] / r["two processes, one core each"], "gpu.py --device cpu --record"),
     ("55", "wheel: Pythons on which everything worked in a bare environment", "", (">=", 3, ""), lambda: sum(r["ok"] for r in recorded("wheel").values()), "../tools/wheel_check.py PYTHON --record"),
+    ("55", "spoiled inputs read by all readers", "", (">=", 10_000, ""), lambda: recorded("robustness")["fuzz"]["inputs"], "robustness.py fuzz --record"),
+    ("55", "... that crashed, hung or gave anything but a result or one sentence", "", ("<=", 0, ""), lambda: broken("fuzz"), "robustness.py fuzz --record"),
+    ("55", "kill -9 in training, extraction and video", "", (">=", 50, ""), lambda: recorded("robustness")["kill"]["kills"], "robustness.py kill --record"),
+    ("55", "... half-written files, or ends unlike the uninterrupted run's", "", ("<=", 0, ""), lambda: broken("kill"), "robustness.py kill --record"),
+    ("55", "full disk: files half written or lost", "", ("<=", 0, ""), lambda: broken("disk"), "robustness.py disk --record"),
+    ("54", "ten visitors: wrong pictures, leaks, errors, leftovers", "", ("<=", 0, ""), lambda: broken("visitors"), "robustness.py visitors --record"),
     ("53", "video mark: frames/s at 360 x 288", "the mark for photos, frame by frame", (None, None, "times"),
      lambda: recorded("provenance_video")["speed, frames a second"]["360 x 288"]["ratio"], "provenance.py --video"),
 ]

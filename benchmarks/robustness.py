@@ -603,6 +603,11 @@ def rss(process):
         return 0.0
 
 
+def files_in(folder):
+    "All files below a folder; `os.walk` doesn't mind that some vanish meanwhile."
+    return [Path(at) / name for at, _, names in os.walk(folder) for name in names]
+
+
 def visitors(n=10, seconds=120, keep=45.0, burst=3, root=None):
     "Start the demo, let them all in, watch it, and look at what is left when they are gone."
     import numpy as np
@@ -618,7 +623,7 @@ def visitors(n=10, seconds=120, keep=45.0, burst=3, root=None):
         env = {"TMPDIR": str(temp), "DEEPSWAP_FAST": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1]), **({} if os.environ.get("DEEPSWAP_CACHE") else {"DEEPSWAP_CACHE": str(folder / "cache")})}
         with server([sys.executable, __file__, "serve", str(port), str(keep)], f"http://127.0.0.1:{port}/", folder / "log.txt", timeout=180, env=env) as process:
             watched, url = psutil.Process(process.pid), f"http://127.0.0.1:{port}"
-            first = [p for p in temp.rglob("*") if p.is_file()]
+            first = files_in(temp)
             start = time.monotonic()
             crowd = [Visitor(k, url, folder, bad, start + seconds, book, burst) for k in range(n)]
             for v in crowd:
@@ -626,17 +631,17 @@ def visitors(n=10, seconds=120, keep=45.0, burst=3, root=None):
             most = 0
             while any(v.is_alive() for v in crowd) and time.monotonic() - start < seconds + 120:
                 memory.append((time.monotonic() - start, rss(watched)))
-                most = max(most, sum(1 for p in temp.rglob("*") if p.is_file()))
+                most = max(most, len(files_in(temp)))
                 time.sleep(1)
             lasted = time.monotonic() - start
             end = time.monotonic() + keep + 30
-            while time.monotonic() < end and len(left := [p for p in temp.rglob("*") if p.is_file() and p not in first]):
+            while time.monotonic() < end and any(p not in first for p in files_in(temp)):
                 time.sleep(0.5)
             cleared = keep + 30 - (end - time.monotonic())
-            left = [str(p.relative_to(temp)) for p in temp.rglob("*") if p.is_file() and p not in first]
+            left = [str(p.relative_to(temp)) for p in files_in(temp) if p not in first]
             escaped = [str(p) for p in (Path("/tmp/escaped.png"), Path("/etc/cron.d/escaped.png")) if p.exists()] + [str(p) for p in folder.glob("escaped*")]
             alive, log = process.poll() is None, (folder / "log.txt").read_text(errors="replace")
-        after = [str(p) for p in temp.rglob("*") if p.is_file()]
+        after = [str(p) for p in files_in(temp)]
     t, mb = np.array([(a, b) for a, b in memory if b and a > seconds / 3]).T
     waits = np.array(book["seconds"])
     counts = dict(book["counts"])

@@ -177,6 +177,18 @@ def test_benchmark_page_says_what_was_recorded():
     assert not any(r["reached"] for r in bench.gather())
 
 
+@pytest.mark.parametrize("path", NBS[1:], ids=lambda p: p.name)
+def test_the_link_to_colab_leads_to_this_chapter(path):
+    "The link names a file of this repository, and the cell that installs does nothing elsewhere."
+    tool = script("tools/colab.py")
+    link, install = tool.cells_for(path)
+    assert tool.with_cells(path) == path.read_text(encoding="utf-8"), "run `make sync`"
+    assert (ROOT / "".join(link["source"]).rstrip(")").split("/blob/main/")[1]) == path
+    calls = []
+    exec("".join(install["source"]), {"get_ipython": lambda: calls})  # a shell that is not Colab's
+    assert not calls
+
+
 def test_gallery_shows_what_is_tagged(tmp_path):
     pages = script("tools/pages.py")
     pages.OUT = tmp_path

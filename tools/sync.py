@@ -26,6 +26,7 @@ def copy_of_checkout(folder):
 
 def write(root):
     "Export, clean, and write the table of names and README.md in the checkout at `root`."
+    subprocess.run([sys.executable, "tools/colab.py"], cwd=root, check=True)  # a new chapter gets its link
     for command in ("nbdev_export", "nbdev_clean"):
         subprocess.run([str(Path(sys.executable).with_name(command))], cwd=root, check=True)
     for tool in ("tools/api.py", "tools/readme.py"):
