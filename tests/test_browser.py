@@ -250,7 +250,7 @@ def lab(tmp_path_factory, repo):
     assert not [c for c in children if c.is_running()], "no kernel outlives the test"
 
 
-PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(p => p.innerText)"
+PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt:not(.jp-Placeholder-prompt)')].map(p => p.innerText)"
 ERRORS = "[...document.querySelectorAll('.jp-OutputArea-output')].map(o => o.innerText).filter(t => t.includes('Traceback (most recent call last)'))"
 PICTURES = "e => [...e.querySelectorAll('img')].map(i => i.src).concat([...e.querySelectorAll('canvas')].map(c => c.toDataURL()))"
 
