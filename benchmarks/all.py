@@ -96,7 +96,7 @@ def broken(part):
         counts = found["counts"]
         return sum(counts.get(k, 0) for k in ("another's picture", "served", "server errors", "broken connections", "good refused")) + len(found["left"]) + len(found["escaped"]) + found["tracebacks"]
     rows = next(v for k, v in found.items() if k in ("readers", "jobs", "commands")).values()
-    unlike = sum(r.get("finished", 0) - r.get("equal", 0) + len(r.get("refused", [])) for r in rows)  # a resumed run that ended otherwise, or not at all
+    unlike = sum(r["finished"] - r["equal"] + len(r["refused"]) for r in rows if "finished" in r)  # a resumed run that ended otherwise, or not at all
     return unlike + sum(r.get(k, 0) for r in rows for k in ("fault", "crash", "hang", "half", "lost"))
 
 

@@ -468,7 +468,7 @@ def save(self:Report,
 def _check_line(protocol:str, method:str, print:str, numbers:dict):
     "A line of a report is what it should be, or this raises."
     if not all(isinstance(v, str) for v in (protocol, method, print)): raise TypeError
-    for k, v in numbers.items(): _about(k), f"{v:.3f}"
+    for k, v in numbers.items(): _about(k.removesuffix(" deviation")), f"{v:.3f}"
 
 def open_report(
     path, # a folder that `evaluate` wrote, or a JSON file of `Report.to_json`

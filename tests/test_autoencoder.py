@@ -2,13 +2,14 @@
 
 import json
 import math
-import re
 import warnings
 
 import pytest
 import torch
 from fastcore import test as house
 from PIL import Image
+
+from solved import checks
 
 from deepswap import autoencoder as module
 from deepswap.autoencoder import (
@@ -29,7 +30,7 @@ from deepswap.autoencoder import (
     score_pair,
 )
 from deepswap.classical import ClassicalSwapper, color_transfer, lab_to_rgb, rgb_to_lab
-from deepswap.core import CANONICAL5, DataError, DeepswapError, UsageError, seed_everything, to_pil
+from deepswap.core import CANONICAL5, DataError, DeepswapError, UsageError, run_solutions, seed_everything, to_pil
 from deepswap.cyclegan import TwoDomains, psnr
 from deepswap.data import Subset, dhash, hash_distance, procedural_people
 from deepswap.faces import apply_affine, face_mask, refine_landmarks, similarity
@@ -495,11 +496,9 @@ def toy(repo):
 
 
 def test_solutions_of_the_exercises_run(repo, toy):
-    solutions = [m for c in notebook_cells(repo) for m in re.findall(r"<details>.*?```python\n(.*?)```", c, re.S)]
-    assert len(solutions) == 4
     space = {**vars(module), **toy, "test_eq": house.test_eq, "pixels": torch.arange(64).float(), "count": lambda *nets: sum(count(n) for n in nets)}
-    for s in solutions:
-        exec(s, space)
+    found = checks("31_autoencoder", space)
+    assert len(found) >= 4 and run_solutions(str(repo / "nbs/31_autoencoder"), space).startswith(f"{len(found)} solutions run")
 
 
 def test_two_encoders_tear_the_toy_apart_and_one_does_not(toy):

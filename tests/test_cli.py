@@ -253,8 +253,8 @@ def test_people(capsys, tmp_path):
     expected = to_pil(render(people, 48).image)[0]
     assert Image.open(tmp_path / "a" / rows[0]["file"]).tobytes() == expected.tobytes()  # no label, no mark in a training set
     fails(capsys, [*argv, tmp_path / "a"], "is not empty")
-    fails(capsys, [*argv, tmp_path / "no/x"], "does not exist")
-    assert listing(tmp_path) == listing(tmp_path) and sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
+    assert cli.main([*argv, str(tmp_path / "new/c")]) == 0 and (tmp_path / "new/c/people.csv").exists()  # folders above it are made
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "new"]
 
 
 def test_interrupted_people_leave_nothing(capsys, tmp_path, monkeypatch):
@@ -802,7 +802,7 @@ def test_unpacking_refuses(capsys, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
     fails(capsys, ["lab", "full", "--unpack-only"], "not empty")
     fails(capsys, ["lab", "file", "--unpack-only"], "is a file")
-    fails(capsys, ["lab", "nowhere/course", "--unpack-only"], "does not exist")
+    fails(capsys, ["lab", "file/course", "--unpack-only"], "could not be written")
     assert listing(tmp_path) == ["file", "full", "full/letter.txt"]
     monkeypatch.setattr(__import__("deepswap"), "__file__", str(tmp_path / "site-packages/deepswap/__init__.py"))
     fails(capsys, ["lab", "new", "--unpack-only"], "no course in this installation", "wheel")

@@ -348,7 +348,7 @@ def bad_runs(folder):
     write_tensors(folder / "bare.safetensors", {"state": torch.frombuffer(bytearray(b'{"dict": [["extra", {"dict": []}]]}'), dtype=torch.uint8)}, {"method": "autoencoder-swap", "config": {"size": 16, "width": 4, "code": 8}})
     return {"empty": "holds no last.safetensors", "text.safetensors": "can't be read as a checkpoint", "cut.safetensors": "can't be read as a checkpoint",
             "pickle.pt": "can't be read as a checkpoint", "toy": "'toy-gan', which does not swap two people", "stranger.safetensors": "'no-such', which does not swap",
-            "old.safetensors": "another version", "hollow.safetensors": "another version", "bare.safetensors": "lacks", "missing": "no run at that place"}
+            "old.safetensors": "another version", "hollow.safetensors": "a state that autoencoder-swap can't use", "bare.safetensors": "lacks", "missing": "no run at that place"}
 
 
 def test_bad_runs_get_one_sentence_and_nothing_is_unpickled(pair, people, tmp_path, monkeypatch):

@@ -960,7 +960,7 @@ def test_two_processes_do_what_one_does(two, name, make):
     one = make().fit()
     expected = {f"network/{k}": v for k, v in weights(one).items()}
     found = load_file(two / f"{name}.safetensors")
-    assert far(expected, found) < 1e-6
+    assert far(expected, found) < 5e-6  # sums of two halves round otherwise than the sum of the whole; what differs really, differs by 1e-4 (below)
     rows = json.loads((two / f"{name}.json").read_text())
     for key in ("d_real", "g_adv") if name == "gan" else ("l1", "grad_ae"):
         assert [r[key] for r in rows] == pytest.approx([r[key] for r in one.history], rel=1e-4)
