@@ -104,7 +104,7 @@ def read(folder, world, decode, scratch):
     ps = [subprocess.Popen([sys.executable, "-c", code, json.dumps([r, world, decode]), str(scratch / f"seen{r}")], stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}) for r in range(world)]
     out = [json.loads(p.communicate()[0].splitlines()[-1]) for p in ps]
     total = time.perf_counter() - start
-    seen = np.concatenate([np.fromfile(scratch / f"seen{r}", np.int32) for r in range(world)])
+    seen = np.concatenate([np.frombuffer((scratch / f"seen{r}").read_bytes(), np.int32) for r in range(world)])
     return out, np.bincount(seen, minlength=int(seen.max()) + 1), total
 
 

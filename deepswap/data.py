@@ -1013,7 +1013,7 @@ def partners(self:PairLoader,
     start, count = self.start[g], self.count[g]
     step = 1 + (u * (count - 1)).long()                                # 1 .. count-1; for a lone picture 1, which is itself
     own = start + (self.place[target] - start + step) % count
-    if self.faces.local and len(g) <= 4096 and len(g.unique()) > 1:    # read once, used twice: another target of this batch
+    if getattr(self.faces, "local", False) and len(g) <= 4096 and len(g.unique()) > 1:    # read once, used twice: another target of this batch
         lots = (1 + torch.rand(len(g), len(g), generator=generator)) * (g[:, None] != g)
         return torch.where(same, self.sorted[own], target[lots.argmax(1)])
     other = (u * (len(self.faces) - count)).long()                     # a place among the others,

@@ -244,10 +244,10 @@ class ShardFaces(FileFaces):
 @patch
 def _take_index(self:ShardFaces, index:dict, check:bool):
     "Look after every shard of the index; what is missing or not as it was is left out, by name."
-    hashes = [None] * len(index["shards"])
+    hashes:list = [None] * len(index["shards"])
     if check:
         with ThreadPoolExecutor() as pool: hashes = list(pool.map(lambda s: file_hash(p) if (p := self.folder / s["name"]).is_file() else None, index["shards"]))
-    self.shards, self.offset, person, at, a = [], [], [], 0, 0
+    self.shards, self.offset, pieces, at, a = [], [], [], 0, 0
     for s, found in zip(index["shards"], hashes):
         offset, who = index["offset"][at:at + s["records"] + 1], index["person"][a:a + s["records"]]
         at, a, file = at + s["records"] + 1, a + s["records"], self.folder / s["name"]
@@ -255,12 +255,12 @@ def _take_index(self:ShardFaces, index:dict, check:bool):
                else "its checksum is not that of the index" if found not in (None, s["sha256"])
                else "its places in the index are impossible" if offset[0] < 0 or offset[-1] > s["bytes"] or (np.diff(offset) <= 0).any() else "")
         if why: self.skipped.append((s["name"], f"{why}, so its {s['records']:,} records are left out")); continue
-        self.shards.append(s); self.offset.append(offset); person.append(who)
+        self.shards.append(s); self.offset.append(offset); pieces.append(who)
     listed = {s["name"] for s in index["shards"]}
     self.skipped += [(f.name, "the index doesn't list it; index_shards makes the index anew") for f in sorted(self.folder.glob("[!.]*.tar")) if f.name not in listed]
     self.first = np.concatenate([[0], np.cumsum([len(o) - 1 for o in self.offset])]).astype(np.int64)
     self.begins = self.first.tolist()
-    person = torch.from_numpy(np.concatenate(person or [np.empty(0, np.int32)]).astype(np.int64))
+    person = torch.from_numpy(np.concatenate(pieces or [np.empty(0, np.int32)]).astype(np.int64))
     self.person, self.person_names = person if len(person) and int(person.min()) >= 0 else None, index["people"]
     if self.person is None and len(person) and int(person.max()) >= 0: self.skipped.append(("person", f"{int((person < 0).sum()):,} records don't say who they show, so nobody's name is used"))
     self.reading = {"buffer": self.buffer, "lanes": self.lanes, "shards": hashlib.sha256("".join(s["name"] + s["sha256"] for s in self.shards).encode()).hexdigest()[:16]}
@@ -533,9 +533,9 @@ def _finish(out:Path):
     desk = out / ".parts"
     if not desk.is_dir() and (out / "index.json").is_file(): return        # another process was first
     plan = json.loads((desk / "plan.json").read_text(encoding="utf-8"))
-    notes = [desk / f"{j:06d}.json" for j in range(len(plan["jobs"]))]
-    if not all(n.exists() for n in notes): raise OutputError(f"Another process is still writing shards into {out}; wait for it, and run the same command again.")
-    notes = [json.loads(n.read_text(encoding="utf-8")) for n in notes]
+    written = [desk / f"{j:06d}.json" for j in range(len(plan["jobs"]))]
+    if not all(w.exists() for w in written): raise OutputError(f"Another process is still writing shards into {out}; wait for it, and run the same command again.")
+    notes = [json.loads(w.read_text(encoding="utf-8")) for w in written]
     skipped = plan["skipped"] + [s for n in notes for s in n["skipped"]]
     if not any(n["shards"] for n in notes): shutil.rmtree(out); raise DataError(f"None of the files could be used ({len(skipped)} were left out" + (f", the first because {skipped[0][1].rstrip('.')}" if skipped else "") + "); give pictures of faces.")
     write_index(out, [l for n in notes for l in n["shards"]], skipped, {"plan": plan["digest"], "settings": plan["settings"]})

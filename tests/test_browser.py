@@ -234,6 +234,7 @@ def lab(tmp_path_factory, repo):
     (folder / "nbs").mkdir()
     for chapter in CHAPTERS:
         shutil.copy(repo / "nbs" / f"{chapter}.ipynb", folder / "nbs")
+    shutil.copytree(repo / "benchmarks" / "results", folder / "benchmarks" / "results")  # what the chapters read
     settings = {"apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False}, "notebook-extension/tracker": {"windowingMode": "none"}}
     for name, values in settings.items():
         path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"

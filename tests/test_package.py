@@ -39,6 +39,7 @@ def test_wheel_holds_library_weights_and_course(built):
     course = course_files(ROOT)
     expected = {f"deepswap/{p.name}" for p in (ROOT / "deepswap").glob("*.py*") if p.is_file()} | {"deepswap/py.typed"}
     expected |= {f"deepswap/weights/{p.name}" for p in (ROOT / "deepswap/weights").iterdir() if p.suffix in (".md", ".safetensors")}
+    expected |= {f"deepswap/static/{p.name}" for p in (ROOT / "deepswap/static").iterdir()}
     grown = script("tools/typecheck.py").grown
     texts = {p.stem: p.read_text(encoding="utf-8") for p in (ROOT / "deepswap").glob("[!_]*.py")}
     expected |= {f"deepswap/course/{n}" for n in course} | {f"deepswap/{m}.pyi" for m, text in texts.items() if "\n".join(grown(text)[0]) != text}
