@@ -143,6 +143,7 @@ def main(
         _say((str(e) or "something went wrong.") + hint)
         return 2
 
+# %% ../nbs/55_cli.ipynb #1e360e3d
 @contextlib.contextmanager
 def alone_on_stderr():
     "Only we speak on standard error: decoders written in C write to it past Python, and what they say goes nowhere."
@@ -763,6 +764,7 @@ def put_in_place(
         raise
     finally: shutil.rmtree(part, ignore_errors=True)
 
+# %% ../nbs/55_cli.ipynb #8ca05aa6
 def unpack_course(
     folder, # a new or empty one, or one where a course was unpacked before; made if missing
     source=None, # where the course is taken from; None: the installed package
@@ -819,6 +821,7 @@ def without_news(folder):
     write_json({"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}, config / "default_setting_overrides.json")
     return {**os.environ, "JUPYTER_CONFIG_PATH": os.pathsep.join([str(folder), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])])}
 
+# %% ../nbs/55_cli.ipynb #87384ff5
 @command("lab", "open the course in JupyterLab", _lab_arguments)
 def run_lab(a):
     "Start JupyterLab at the front door."

@@ -321,6 +321,7 @@ def _check_all(self:FileFaces):
         if note is not None: write_json({"bad": sorted(self.bad), "skipped": self.skipped[known:]}, note)
     self._forget_bad()
 
+# %% ../nbs/03_data.ipynb #7ad216b8
 @patch
 def _known_bad(self:FileFaces, note)->tuple: # numbers, [(name, why)]; None where the note is damaged, and then all is checked again
     try:
@@ -657,6 +658,7 @@ class Subset(Faces):
     @property
     def original(self): return None if self.faces.original is None else self.faces.original[self.indices]
 
+# %% ../nbs/03_data.ipynb #0c12d127
 def split_people(
     faces:Faces, # with `.person`
     shares=(.8, .1, .1), # of the people: training, validation, test

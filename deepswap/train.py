@@ -306,6 +306,7 @@ def write_tensors(
             raise OSError(code, os.strerror(code)) from e
     return Path(path)
 
+# %% ../nbs/04_train.ipynb #cced3395
 def read_tensors(
     path, # a file that `write_tensors` wrote
     prefix:str="", # only tensors whose name starts so
