@@ -248,7 +248,7 @@ def main():
     p.add_argument("--steps", type=int, default=100_000)
     p.add_argument("--decay", nargs="*", default=(), metavar="OPTIMIZER", help="learning rates that fall to a tenth over the last 40 % of --steps: g d, or ae")
     p.add_argument("--preview", type=int, default=200)
-    p.add_argument("--precision", default="bf16")
+    p.add_argument("--precision", default="auto")
     p.add_argument("--pair-only", action="store_true", help="leave out the classical swap, for comparison")
     p.add_argument("--name", default=None, help="entry in the results")
     p.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/clips.json")

@@ -131,7 +131,7 @@ def main():
     p.add_argument("--variant", action="append", choices=VARIANTS, help="this variant alone; may be given several times")
     p.add_argument("--seeds", type=int, default=3)
     p.add_argument("--device", default="cpu")
-    p.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="instead of the scale's")
+    p.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), help="instead of the scale's")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--minutes", type=float, default=float("inf"), help="begin no run that would end later than this")
     p.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")

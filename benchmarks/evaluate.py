@@ -109,7 +109,7 @@ def pair(a, tell):
         seed_everything(0)
         steps = 4 if a.fast else steps
         loader = lambda method, batch=batch: TwoDomains(task.a, task.b, batch_size=batch)
-        fast = {} if name == "CycleGAN" else {"precision": "bf16", "channels_last": True, "clip": 1.0}
+        fast = {} if name == "CycleGAN" else {"precision": "auto", "channels_last": True, "clip": 1.0}
         method, seconds = trained(name, make(a.size, a.width), loader, steps, a.runs, ema=0.99, **fast)
         swappers[name] = {to: Translator(method, to) if name == "CycleGAN" else PairSwapper(method, to, mask="painted") for to in "ba"}
         about[name] = {"processor seconds": seconds, "steps": steps, "batch": batch, "pictures": a.train}

@@ -9,7 +9,7 @@ are given as --set name=value, such as --set encoder=mobilefacenet.safetensors s
 (with a foreign encoder the retrieval is that encoder's own). It needs torch, torchvision, numpy, safetensors, accelerate and tqdm beside deepswap.
 
 The weights that the package ships, about 75 minutes on one core of two:
-python benchmarks/faceshifter.py --out runs/ship --preset taught --width 12 --steps 7500 --device cpu --precision bf16 --set lr=0.002 beta=0.9 decay=0.4 keep=true
+python benchmarks/faceshifter.py --out runs/ship --preset taught --width 12 --steps 7500 --device cpu --precision auto --set lr=0.002 beta=0.9 decay=0.4 keep=true
     --data procedural:n=10000,scenes=3,preset=easy procedural:n=3333,scenes=3,preset=hard,seed=1 --save deepswap/weights/deepswap-faceshifter-v1.safetensors
 
 python benchmarks/faceshifter.py --record     about sixteen minutes on one core: two self-supervised runs and two taught by the exact swap, 32 pixels, scored

@@ -124,7 +124,7 @@ def pair(a):
     task = pair_task(a.size, a.n, 8 if a.fast else 64)
     seed_everything(a.seed)
     method = FaceSwapGAN(size=a.size, width=a.width, **RECIPE | {"ndf": min(RECIPE["ndf"], a.width)})
-    t = Trainer(method, TwoDomains(task.a, task.b, batch_size=a.batch, seed=a.seed), steps=a.steps, seed=a.seed, device=a.device, precision="bf16", channels_last=True, ema=0.99, progress=False, preview_every=None)
+    t = Trainer(method, TwoDomains(task.a, task.b, batch_size=a.batch, seed=a.seed), steps=a.steps, seed=a.seed, device=a.device, precision="auto", channels_last=True, ema=0.99, progress=False, preview_every=None)
     start = time.process_time()
     t.fit()
     seconds = round(time.process_time() - start, 1)

@@ -108,7 +108,7 @@ def seeds(args):
     for setup, options, seed in runs:
         seed_everything(seed)
         gan, score, start = GAN(size=size, width=8 if args.fast else 32, **options), Score(real[:half], (epoch, steps)), time.perf_counter()
-        Trainer(gan, batches(faces, 32, seed), steps=steps, seed=seed, device=args.device, precision="bf16", channels_last=True, ema=0.995,
+        Trainer(gan, batches(faces, 32, seed), steps=steps, seed=seed, device=args.device, precision="auto", channels_last=True, ema=0.995,
                 preview_every=10**9, callbacks=[score], **QUIET).fit()  # fmt: skip
         (first, _), (last, share) = score.found[epoch], score.found[steps]
         rows.append(

@@ -54,7 +54,7 @@ def train(a):
     if a.draw_only:
         return
     start = time.perf_counter()
-    trainer = run("identity", faces, size=64, batch=128, steps=a.steps, seed=a.seed, device="cpu", precision="bf16", channels_last=True, ema=.998, out=a.out,
+    trainer = run("identity", faces, size=64, batch=128, steps=a.steps, seed=a.seed, device="cpu", precision="auto", channels_last=True, ema=.998, out=a.out,
                   options={"width": a.width, "dim": a.dim}, progress=False, preview_every=None, log_every=50, callbacks=[Told()])
     with trainer.averaged():
         about = {"data": spec, "steps": a.steps, "batch": 128, "training_minutes": round((time.perf_counter() - start) / 60, 1), "drawing_minutes": round(drawing / 60, 1)}

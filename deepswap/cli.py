@@ -476,7 +476,7 @@ def _trainer_arguments(p):
     p.add_argument("--resume", action="store_true", help="go on with the run in DIR; give the same options again")
     machine = p.add_argument_group("how it is computed")
     machine.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, cuda:1 or mps")
-    machine.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the arithmetic; bf16 is faster where it is supported (default fp32)")
+    machine.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="fp32", help="of the arithmetic; auto is bf16 where the machine has instructions for it (default fp32)")
     machine.add_argument("--channels-last", action="store_true", help="another order of the pictures in memory, often faster on a GPU")
     machine.add_argument("--compile", action="store_true", help="compile the networks first: a minute that long runs get back")
     machine.add_argument("--ema", type=float, metavar="X", help="keep averages of the networks that trail them, 0.999 say, and use those afterwards")

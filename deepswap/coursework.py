@@ -107,8 +107,8 @@ ASKED = {"dropout": "2.1, 1", "adaptive dropout": "2.1, 1", "batch norm": "2.1, 
          "5 D steps": "2.1, 5", "WGAN-GP": "section 6, 7", "attention": "fifth paper", "mask": "fifth paper", "mixtures": "section 6, 2", "as written": "ours", "no adversary": "ours"} # variant -> who asks
 
 SCALES:dict = {"full": {"steps": 5000, "batch": 128, "few": 32, "width": 128, "ndf": 64, "lr": 1e-4, "lr_d": 1e-4, "precision": "fp32"}, # the coursework's numbers
-          "cpu": {"steps": 400, "batch": 8, "few": 8, "width": 16, "ndf": 16, "lr": 1e-3, "lr_d": 1e-4, "precision": "bf16", "channels_last": True},
-          "short": {"steps": 150, "batch": 8, "few": 8, "width": 16, "ndf": 16, "lr": 2e-3, "lr_d": 1e-4, "precision": "bf16", "channels_last": True},
+          "cpu": {"steps": 400, "batch": 8, "few": 8, "width": 16, "ndf": 16, "lr": 1e-3, "lr_d": 1e-4, "precision": "auto", "channels_last": True},
+          "short": {"steps": 150, "batch": 8, "few": 8, "width": 16, "ndf": 16, "lr": 2e-3, "lr_d": 1e-4, "precision": "auto", "channels_last": True},
           "tiny": {"steps": 4, "batch": 2, "few": 2, "width": 4, "ndf": 4, "lr": 1e-3, "lr_d": 1e-4, "precision": "fp32"}} # 'few' is the batch of set C
 
 # %% ../nbs/36_coursework.ipynb #0ed3d3e3

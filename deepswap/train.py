@@ -7,8 +7,8 @@ __all__ = ['METHODS', 'FORMAT', 'MOST_PARAMETERS', 'PRECISIONS', 'RingOfGaussian
            'ToyGAN', 'draw_points', 'map_batch', 'batch_length', 'split_batch', 'to_device', 'Constant', 'LinearDecay',
            'DropOnPlateau', 'EMA', 'random_state', 'set_random_state', 'same_randomness', 'pack', 'unpack',
            'write_tensors', 'read_tensors', 'find_checkpoint', 'half_tensors', 'load_network', 'at_most', 'rebuilt',
-           'Processes', 'check_precision', 'memory_mb', 'Trainer', 'NotFinite', 'write_history', 'replaced',
-           'load_method', 'FaceAutoencoder', 'images_of', 'AutoencoderMethod', 'face_loader', 'run']
+           'Processes', 'computes_bf16', 'check_precision', 'memory_mb', 'Trainer', 'NotFinite', 'write_history',
+           'replaced', 'load_method', 'FaceAutoencoder', 'images_of', 'AutoencoderMethod', 'face_loader', 'run']
 
 # %% ../nbs/04_train.ipynb #64e1b0b9
 import copy
@@ -432,13 +432,23 @@ class Processes:
 # %% ../nbs/04_train.ipynb #c88afc49
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-def check_precision(precision:str, device:torch.device):
-    "Refuse what would silently be something else. Raises `UsageError` or `DeviceError`."
-    if precision not in PRECISIONS: raise UsageError(f"The precision is {precision!r}; choose 'fp32', 'bf16' or 'fp16'.")
+def computes_bf16(device:torch.device)->bool:
+    "Has the device instructions for bf16? A processor without them imitates it, slower than it computes in fp32."
+    if device.type == "cuda": return torch.cuda.is_bf16_supported(including_emulation=False)
+    can = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    return any(can.get(k) for k in ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16"))
+
+def check_precision(precision:str, device:torch.device)->str: # 'fp32', 'bf16' or 'fp16'
+    "What to compute in; 'auto' is bf16 where the device has instructions for it, else fp32. Refuses what would silently be something else. Raises `UsageError` or `DeviceError`."
+    if precision == "auto": return "bf16" if computes_bf16(device) else "fp32"
+    if precision not in PRECISIONS: raise UsageError(f"The precision is {precision!r}; choose 'auto', 'fp32', 'bf16' or 'fp16'.")
     if precision == "fp16" and device.type != "cuda":
         raise DeviceError(f"fp16 training is not available on {device.type}, only on CUDA GPUs; use precision='bf16' or 'fp32'.")
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise DeviceError("This GPU does not compute in bf16; use precision='fp16' or 'fp32'.")
+    if precision == "bf16" and device.type == "cpu" and not computes_bf16(device):
+        warnings.warn("This processor has no instructions for bf16 and imitates it slowly; precision='auto' would take fp32.", stacklevel=3)
+    return precision
 
 def memory_mb(device)->float:
     "Peak memory in MB: of the GPU's tensors, or of the whole process on a CPU."
@@ -459,7 +469,7 @@ class Trainer:
         steps:int=1000, # length of the run in batches
         seed:int|None=None, # seeds all random numbers when training starts; None: leaves them
         device="auto", # 'auto', 'cpu', 'cuda', ...
-        precision:str="fp32", # 'fp32', 'bf16' or 'fp16' (CUDA only)
+        precision:str="fp32", # 'fp32', 'bf16', 'fp16' (CUDA only), or 'auto': as for `check_precision`
         channels_last:bool=False, # memory layout of pictures and convolutions
         compile=False, # True: torch.compile every network; or one of its backends
         accumulate:int=1, # pieces that a batch is cut into; the optimization stays the same
@@ -483,12 +493,12 @@ class Trainer:
         self._check()
         self.processes = Processes(device, method.unused_parameters)
         self.device, self.out = self.processes.device, Path(out) if out else None
-        check_precision(precision, self.device)
+        self.precision = check_precision(precision, self.device)
         self.step, self.history, self.events, self.status = 0, [], [], "new"
         self.seconds, self.good, self.best, self.rollbacks = 0., None, math.inf, 0
         self._stop, self._paused, self._batches = None, threading.Event(), None
         self._extra, self._sums, self._watched, self.bar, self.share = {}, {}, [], None, 1.
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self._build()
 
 # %% ../nbs/04_train.ipynb #f7aac986

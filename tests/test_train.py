@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -364,9 +365,20 @@ def test_precisions_are_what_they_say():
     assert t.history[-1]["l1"] == pytest.approx(autoencoder(steps=3).fit().history[-1]["l1"], rel=0.05)
 
 
+@pytest.mark.parametrize("can, expected", (({"avx512_bf16": True, "amx_bf16": False}, "bf16"), ({"avx512_bf16": False, "amx_bf16": True}, "bf16"), ({"bf16": True}, "bf16"),
+                                           ({"avx512_bf16": False, "avx2": True}, "fp32"), ({}, "fp32")))
+def test_auto_takes_bf16_only_where_the_processor_has_it(monkeypatch, can, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: can, raising=False)
+    assert line(precision="auto", device="cpu").precision == expected
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert line(precision="bf16", device="cpu").precision == "bf16"
+    assert bool(said) == (expected == "fp32") and all("precision='auto'" in str(w.message) for w in said)
+
+
 def test_fp16_skips_steps_that_overflow_and_reports_those_that_always_do(monkeypatch):
     "The scaler's part of fp16 training, on the CPU, where it is slow and else refused."
-    monkeypatch.setattr(train, "check_precision", lambda precision, device: None)
+    monkeypatch.setattr(train, "check_precision", lambda precision, device: precision)
     trail = []
     t = line(precision="fp16", steps=8, device="cpu", loss=lambda x: {"loss": ((t.method.net(x) - 3 * x) ** 2).mean() * (1e30 if t.step == 4 else 1)})
     t.callbacks = [type("Trail", (), {"on_step": lambda self, t: trail.append((t.method.net.weight.item(), t.scaler.get_scale()))})()]
