@@ -14,9 +14,11 @@ from deepswap.autoencoder import render_aligned
 from deepswap.classify import features, kernel_distance, spoil
 from deepswap.core import CANONICAL5, DeepswapError, UsageError, WeightsError
 from deepswap.cyclegan import psnr
+from deepswap.data import batches
 from deepswap.faceshifter import swap_task
 from deepswap.faces import apply_affine
 from deepswap.people import Scene, exact_swap, landmarks, sample_people
+from deepswap.train import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -193,34 +195,52 @@ def test_truth_leaves_the_scenes_own_roll_out():
     assert torch.equal(ys.scene_truth(scene)[:, :4], torch.tensor([[5., 0., 0., .5], [-5., 0., 0., .5]]))
 
 
-def test_the_linear_layer_is_solved():
-    "Ridge regression against the normal equations, and a truth that is linear is found."
-    reader, z = ys.SceneReader(squares=(ys.OWN_SQUARE,), hidden=2), noise(3000, 2475) * .2 + .3
-    truth = z[:, :9] * 4 + z[:, 9:18] - 1
-    reader.solve(z, truth, shrink=1e-4)
-    found = (reader.answer(z) * reader.said_spread + reader.said_mean).detach()
-    assert (found - truth).abs().mean() < .02 * truth.std()
-    v = (z - z.mean(0)) / (z.std(0, unbiased=False) + 1e-2)
-    y = (truth - truth.mean(0)) / truth.std(0)
-    reader.solve(z, truth, shrink=.5)
-    exact = torch.linalg.solve((v.T @ v + 1500 * torch.eye(2475)).double(), (v.T @ y).double()).T.float()
-    assert torch.allclose(reader.linear.weight, exact, atol=1e-3)
+def test_mixed_people_are_three_quarters_hard_and_all_differ():
+    mixed = ys.TurnedPeople(16, 64, "mixed", 3)
+    hard = ys.TurnedPeople(12, 64, "hard", 3)
+    assert torch.equal(mixed.people.identity.values[:12], hard.people.identity.values) and len(mixed.person.unique()) == 16
+    assert len(mixed.people.identity.values.unique(dim=0)) == 16
+    assert torch.equal(mixed.batch([3, 15]).attributes, mixed.truth[[3, 15]])
 
 
-def test_examples_hold_each_picture_and_its_mirror_image_with_mirrored_truth():
-    reader, faces = ys.SceneReader(hidden=2), ys.TurnedPeople(6, 64, "easy", 7)
-    z, truth = reader.examples(faces)
-    assert z.shape == (12, 4950) and torch.equal(truth[::2], faces.truth)
-    assert torch.equal(truth[1::2, 0], -faces.truth[:, 0]) and torch.equal(truth[1::2, 1], faces.truth[:, 1]) and torch.equal(truth[1::2, 7], -faces.truth[:, 7])
+def test_what_the_reader_says_of_a_mirror_image_is_mirrored(pairs):
+    "Equation (3), written out."
+    torch.manual_seed(0)
+    reader, x = ys.SceneReader(width=3), pairs[0][:5]
+    with torch.no_grad():
+        f, mirrored = reader.answer(x), reader.answer(x.flip(3))
+    for k, name in enumerate(reader.NAMES):
+        sign = -1 if name in ("yaw", "roll", "gaze_x") else 1
+        span = ys._FIELDS[name].high - ys._FIELDS[name].low
+        assert torch.allclose(reader(x)[:, k], span / 16 * (f[:, k] + sign * mirrored[:, k]), atol=1e-4), name
+        assert torch.allclose(reader(x.flip(3))[:, k], sign * reader(x)[:, k], atol=1e-4), name
 
 
-def test_fit_learns_and_repeats():
+def test_the_method_mirrors_pictures_and_truth_together(monkeypatch):
+    "With the softening off, each pair that the loss is given is a picture with its truth, or both mirrored."
+    faces = ys.TurnedPeople(12, 64, "easy", 7)
+    batch, method, got = faces.batch(range(12)), ys.ReaderMethod(width=2), []
+    monkeypatch.setattr(ys, "_soften", lambda x: x)
+    torch.manual_seed(1)
+    method.step(batch, lambda name, losses, *tensors: got.append(tensors))
+    (image, truth), sign = got[0], torch.tensor([-1., 1, -1, 1, 1, 1, 1, -1, 1])
+    kept = (image == batch.image).flatten(1).all(1)
+    assert 0 < kept.sum() < 12 and torch.equal(image[~kept], batch.image[~kept].flip(3))
+    assert torch.equal(truth[kept], faces.truth[kept]) and torch.equal(truth[~kept], faces.truth[~kept] * sign)
+
+
+def taught(faces, steps=60):
+    "A small reader after a short run, with the averaged weights."
+    t = Trainer(ys.ReaderMethod(width=8), batches(faces, 32), steps=steps, seed=0, device="cpu", progress=False).fit()
+    return t.method.reader.eval()
+
+
+def test_the_method_learns_and_repeats():
     faces, unseen = ys.TurnedPeople(160, 64, "hard", 8), ys.TurnedPeople(64, 64, "hard", 9)
-    one, two = (ys.SceneReader(hidden=4).fit(faces, 5) for _ in range(2))
-    x = unseen.batch(range(64)).image
+    one, two, x = taught(faces), taught(faces), unseen.batch(range(64)).image
     assert torch.equal(one(x), two(x)), "the same seed"
     error, constant = ((one(x) - unseen.truth).abs().mean(0), (faces.truth.mean(0) - unseen.truth).abs().mean(0))
-    assert error[0] < .6 * constant[0], "yaw"
+    assert error[0] < .7 * constant[0], "yaw"
 
 
 def test_pose_error_is_the_length_of_the_difference(reader, pairs):
@@ -258,7 +278,7 @@ def test_the_shipped_reader_reads_as_its_card_says(reader, repo):
 
 
 def test_a_reader_is_written_and_read(tmp_path, pairs):
-    reader = ys.SceneReader(hidden=3).fit(ys.TurnedPeople(32, 64, "easy", 3), 2)
+    reader = taught(ys.TurnedPeople(32, 64, "easy", 3), 2)
     path = ys.save_reader(reader, tmp_path / "r.safetensors", {"note": 1})
     again = ys.load_reader(path)
     assert (again(pairs[0]) - reader(pairs[0])).abs().max() < .2 and not any(p.requires_grad for p in again.parameters())
@@ -270,14 +290,14 @@ def test_a_reader_is_written_and_read(tmp_path, pairs):
 
 def test_the_shipped_reader_is_small_and_has_a_card():
     path = ys.WEIGHTS / f"{ys.SCENE_READER}.safetensors"
-    assert path.stat().st_size <= 500_000 and ys.SCENE_READER in path.with_suffix(".md").read_text()
+    assert path.stat().st_size <= 1_200_000 and ys.SCENE_READER in path.with_suffix(".md").read_text()
 
 
 @pytest.mark.parametrize("call", [
     lambda r: r(torch.zeros(3, 64, 64)), lambda r: r(torch.zeros(1, 3, 64, 32)), lambda r: ys.ssim(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)),
     lambda r: ys.ssim(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 32, 32)), lambda r: ys.perceptual(torch.zeros(1, 3, 64, 64), torch.zeros(2, 3, 64, 64)),
     lambda r: ys.told_apart(torch.zeros(4, 2), torch.zeros(40, 2)), lambda r: ys.told_apart(torch.zeros(20, 2), torch.zeros(40, 2), paired=True),
-    lambda r: ys.load_reader("deepswap/no-such-file.safetensors"), lambda r: ys.load_reader(ys.WEIGHTS / "deepswap-identity-v1.safetensors")])
+    lambda r: ys.SceneReader(size=40), lambda r: ys.load_reader("deepswap/no-such-file.safetensors"), lambda r: ys.load_reader(ys.WEIGHTS / "deepswap-identity-v1.safetensors")])
 def test_wrong_input_is_one_sentence(call, reader):
     with pytest.raises(DeepswapError) as e:
         call(reader)
