@@ -284,7 +284,8 @@ class Verdict:
 
 # %% ../nbs/00_core.ipynb #470109b6
 def _blank(answer)->bool:
-    "Is the answer `...`, or a function whose body is?"
+    "Is the answer `...`, or a function or class whose body is?"
+    if isinstance(answer, type): return all(k.startswith("__") and not callable(v) for k, v in vars(answer).items())
     if (code := getattr(answer, "__code__", None)) is None: return answer is ...
     idle = {"RESUME", "NOP", "LOAD_CONST", "RETURN_CONST", "RETURN_VALUE"}
     return all(i.opname in idle for i in dis.get_instructions(code)) and all(c in (None, ..., answer.__doc__) for c in code.co_consts)

@@ -367,7 +367,7 @@ def load_network(
     net.load_state_dict(found)
 
 # %% ../nbs/04_train.ipynb #493d6b24
-MOST_PARAMETERS = 50_000_000 # of everything that one file describes
+MOST_PARAMETERS = 50_000_000 # of everything that a small file describes; a larger one may describe a number for each of its bytes
 
 @contextmanager
 def at_most(
@@ -385,13 +385,16 @@ def at_most(
     finally:
         for h in handles: h.remove()
 
+def _most(path)->int: # numbers that this file may describe
+    return max(MOST_PARAMETERS, Path(path).stat().st_size if Path(path).is_file() else 0)
+
 def rebuilt(
-    path, # of the file, for the error
+    path, # of the file, for the error and the limit
     build, # makes the network or method
     config:dict, # its arguments, as the file says them
 ): # what `build` returns
     "Build what a file describes. Raises `WeightsError` where that makes no sense."
-    with blamed_on(WeightsError(f"{path} describes a {getattr(build, '__name__', 'network')} that can't be built; it is damaged, or written by another version.")), at_most(MOST_PARAMETERS):
+    with blamed_on(WeightsError(f"{path} describes a {getattr(build, '__name__', 'network')} that can't be built; it is damaged, or written by another version.")), at_most(_most(path)):
         return build(**config)
 
 # %% ../nbs/04_train.ipynb #0a4a6063
@@ -1031,10 +1034,11 @@ def load_method(
     device="auto", # where to put it
 )->Method: # in evaluation mode
     "Build a method again and fill in its weights. Raises `WeightsError`."
-    tensors, info = read_tensors(find_checkpoint(path))
+    path = find_checkpoint(path)
+    tensors, info = read_tensors(path)
     if info.get("method") not in METHODS: raise WeightsError(f"{path} holds the method {str(info.get('method'))[:40]!r}, which this program does not know; import the chapter that defines it, or update deepswap.")
     method = rebuilt(path, METHODS[info["method"]], info.get("config"))
-    with blamed_on(WeightsError(f"{path} holds a state that {method.name} can't use; use another checkpoint.")), at_most(MOST_PARAMETERS):
+    with blamed_on(WeightsError(f"{path} holds a state that {method.name} can't use; use another checkpoint.")), at_most(_most(path)):
         method.load_extra_state(unpack(json.loads(bytes(tensors["state"].numpy())), tensors)["extra"])
     for name, net in method.networks().items():
         kind = "average" if averaged and any(k.startswith(f"average/{name}/") for k in tensors) else "network"
