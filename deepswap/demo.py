@@ -301,7 +301,6 @@ class Made:
     others: dict = field(default_factory=dict) # name of a method -> Made, where all were asked for
     sheets: dict = field(default_factory=dict) # name of a sheet -> its file, where it was asked for
 
-# %% ../nbs/54_demo.ipynb #980847f7
 def stamped_file(
     image:Image.Image, # what was made
     folder, # where it is written
@@ -410,7 +409,6 @@ def mask_sheet(
 
 SHEETS = {"mixture": mixture_sheet, "attention masks": mask_sheet} # what can be asked for -> who draws it
 
-# %% ../nbs/54_demo.ipynb #4526fade
 def make_sheets(
     made:Made, # the swap that was asked for
     folder, # where the sheets are written
