@@ -84,7 +84,7 @@ def source_files(
 
 def count_pictures(
     source, # as for `pictures_of`
-    every:int=1, # of a video: each how manieth frame
+    every:int=1, # of a video: one frame in so many
 )->int: # 0 where a video does not say how long it is
     "How many pictures are to be expected, for a progress bar."
     counts = [math.ceil(announced(f) / every) if is_clip(f) else 1 for f, _ in source_files(source)]
@@ -104,7 +104,7 @@ def _clip(file:Path, name:str, every:int, note):
 
 def pictures_of(
     source, # picture, video, or folder with both, at any depth
-    every:int=1, # of a video: each how manieth frame
+    every:int=1, # of a video: one frame in so many
     note=print, # called with a sentence for each file that is skipped or breaks off
 ): # yields Picture
     "A stream of pictures, one of them in memory; raises `DataError` or `ImageError` if the only file is bad."

@@ -254,7 +254,7 @@ class _Track:
 class FaceTracker:
     "Follows the faces of a stream: MTCNN now and then, its last network alone in between, a Kalman filter over the landmarks."
     def __init__(self,
-        every:int=5, # MTCNN looks at each so-manieth frame, and whenever a track is unsure
+        every:int=5, # MTCNN looks at one frame in so many, and whenever a track is unsure
         delay:int=0, # frames to wait for, so that a face can be smoothed with what comes after; 3 is enough
         fps:float=25.0, # frames per second
         process:float=10.0, # acceleration, in eye distances/s^2
