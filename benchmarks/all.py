@@ -174,9 +174,9 @@ def gather():
         try:
             row["figure"] = round(float(figure()), 4)
             row["reached"] = RELATION[relation](row["figure"], goal) if relation else None
-        except (KeyError, FileNotFoundError, StopIteration, ValueError) as e:
+        except (KeyError, FileNotFoundError, StopIteration, ValueError):
             row["figure"], row["reached"] = None, None
-            row["missing"] = GPU if "cuda" in command or "H200" in what else f"not recorded ({type(e).__name__})"
+            row["missing"] = GPU if "cuda" in command or "H200" in what else "not recorded"
         out.append(row)
     return out
 
@@ -184,6 +184,12 @@ def gather():
 def shown(x):
     "Three figures are enough to read."
     return "" if x is None else f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}"
+
+
+def wanted(goal):
+    "'>= 50000' as 'at least 50,000'."
+    relation, _, number = (goal or "").partition(" ")
+    return f"{'at least' if relation == '>=' else 'at most'} {f'{int(number):,}' if number.isdecimal() else number}" if goal else ""
 
 
 def page(data):
@@ -195,7 +201,8 @@ def page(data):
         "# Benchmarks",
         "",
         "What was asked for and what was reached, gathered by `python benchmarks/all.py` from the results that each script recorded; nothing on this page is typed by hand. "
-        "Ratios are taken in one run against the named baseline, on the machine named in the script's own file in `results/`. ",
+        "*times* is a ratio, taken in one run against the named baseline, on the machine named in the script's own file in `results/`. "
+        "A row's command is to be read after `python benchmarks/`.",
         "",
         f"{len(rows)} figures: {reached} goals reached, {len(missed)} missed, {sum(r['figure'] is None for r in rows)} not measured, the rest for information. Gathered on {data['date']}.",
         "",
@@ -205,7 +212,7 @@ def page(data):
     for r in rows:
         verdict = {True: "yes", False: "**no**", None: "" if r["figure"] is not None else r["missing"]}[r["reached"]]
         unit = f" {r['unit']}" if r["unit"] and r["figure"] is not None else ""
-        lines.append(f"| {r['chapter']} | {r['what']} | {shown(r['figure'])}{unit} | {r['goal'] or ''} | {verdict} | {r['baseline']} | `{r['command'].removeprefix('python benchmarks/')}` |")
+        lines.append(f"| {r['chapter']} | {r['what']} | {shown(r['figure'])}{unit} | {wanted(r['goal'])} | {verdict} | {r['baseline']} | `{r['command'].removeprefix('python benchmarks/')}` |")
     lines += ["", "## All scripts", "", "| Script | What it measures |", "|---|---|"]
     for path in sorted(HERE.glob("*.py")):
         head = path.read_text().split('"""')[1].strip().splitlines()[0]

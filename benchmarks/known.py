@@ -13,6 +13,7 @@ is measured beside it. For drawn people the right answer is known too, so both s
 """
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -42,7 +43,8 @@ What the shipped FaceShifter is used to: mean, spread and {directions} principal
 | | |
 |---|---|
 | belongs to | deepswap-faceshifter-v1, first layer {network}; for other weights it is refused, and `auto` then takes the classical swap |
-| made from | {fit} procedural people, half of them easy and half hard, whom the network was not trained on; the limit from {faces} further faces, drawn ones and photographs |
+| made from | {fit} procedural people, half of them easy and half hard, whom the network was not trained on; the limit from {faces} further faces: drawn ones, portraits of the Face Research Lab London set (CC BY 4.0, the people signed that altered forms may be shown) and generated portraits (CC0) |
+| file | safetensors, {bytes:,} bytes, SHA-256 `{sha}` |
 | made by | `python benchmarks/known.py --record`, which also measured these numbers (`benchmarks/results/known.json`) |
 | drawn faces that count as strange | {drawn:.1%} |
 | photographs that count as known | {photographs:.1%} |
@@ -130,9 +132,9 @@ def faces(network, crops, fit, seed=905_001):
         "drawn and not known": round(float((inside > 1).float().mean()), 4), "photographs and known": round(float((outside <= 1).float().mean()), 4)}
 
 
-def card(network, found, known):
+def card(network, found, known, file):
     "What the file is, for people."
-    return CARD.format(name=FAMILIAR, directions=len(known.basis), network=network, fit=found["fit"], faces=sum(s["n"] for s in found["strangeness"].values()), drawn=found["drawn and not known"],
+    return CARD.format(name=FAMILIAR, bytes=file.stat().st_size, sha=hashlib.sha256(file.read_bytes()).hexdigest(), directions=len(known.basis), network=network, fit=found["fit"], faces=sum(s["n"] for s in found["strangeness"].values()), drawn=found["drawn and not known"],
                        photographs=found["photographs and known"], separates=found["separates"]["strangeness"], plain=found["separates"]["given back"])
 
 
@@ -177,8 +179,8 @@ def main():
     print(json.dumps(out, indent=1))
     if a.record:
         if "faces" in out:
-            write_text(card(out["network"], out["faces"], known), WEIGHTS / f"{FAMILIAR}.md")
             save_acquaintance(known, WEIGHTS / f"{FAMILIAR}.safetensors", network, {"made by": "benchmarks/known.py", "drawn people": 2 * a.fit})
+            write_text(card(out["network"], out["faces"], known, WEIGHTS / f"{FAMILIAR}.safetensors"), WEIGHTS / f"{FAMILIAR}.md")
         before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         write_json((before if before.get("network") == out["network"] else {}) | out, RESULTS)
 

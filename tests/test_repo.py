@@ -155,6 +155,9 @@ def test_site_is_built_and_links_are_checked(tmp_path):
     assert len(list(out.rglob("*.html"))) == len(NBS) + 5  # and the reference: stable names, all names, models, gallery, benchmarks
     prose = re.sub(r"<pre.*?</pre>", "", (out / "nbs" / "gan.html").read_text(), flags=re.S)  # a label in the code may be LaTeX
     assert "<math" in prose and not re.search(r"\$[\w\\]+\$", prose)
+    assert re.search(r'</math><span>\(1\)</span>', prose) and 'rel="next"' in prose and 'href="#5.-the-playground"' in prose
+    pages = [re.sub(r"<pre.*?</pre>", "", p.read_text(), flags=re.S) for p in out.rglob("*.html")]
+    assert not any('src="data:image/jpeg' in p or 'alt="No description' in p or re.search(r"<img(?![^>]* alt=\"[^\"])", p) for p in pages), "pictures are files, and described"
     known = json.loads((out / "search_index.js").read_text().removeprefix("const INDEX = "))
     assert any(e["p"] == "nbs/gan.html" and "Playground" in e["x"] for e in known) and any("deepswap-faceshifter-v1" in e["x"] for e in known)
     page = out / "index.html"

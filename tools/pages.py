@@ -45,6 +45,13 @@ def arguments(node):
     return re.sub(r"^self(: \w+)?(, )?", "", text).replace("|", "\\|")
 
 
+def shown(text, most=160):
+    "Code for a table, cut where a name ends."
+    if len(text) > most:
+        text = text[:most].rpartition(",")[0] + ", ..."
+    return f"`{text}`" if text else ""
+
+
 def api():
     "A table of public names for each module, with a link to the chapter that builds it."
     lines = [f"# {PAGES['api']}", "", "Each name is built, tried and tested in its chapter, where its arguments are described one by one. `from deepswap.MODULE import NAME`.", ""]
@@ -53,7 +60,7 @@ def api():
         public = next((ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__"), [])
         nodes = {n.name: n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
         lines += [f"## {module.stem}", "", f"[{title(cells)}](../nbs/{nb.name})", "", "| Name | Takes | Does |", "|---|---|---|"]
-        lines += [f"| `{name}` | `{arguments(nodes[name])[:160] or ' '}` | {first_line(nodes[name])} |" for name in public if name in nodes and not name.startswith("_")]
+        lines += [f"| `{name}` | {shown(arguments(nodes[name]))} | {first_line(nodes[name])} |" for name in public if name in nodes and not name.startswith("_")]
         lines.append("")
     return "\n".join(lines)
 
@@ -70,26 +77,34 @@ def models():
     return "\n".join(lines)
 
 
+def pictures(cell):
+    "The figures that a cell shows, each as (kind, data, the text for those who can't see it)."
+    said = re.search(r'#\| fig-alt: "?(.+?)"?$', "".join(cell["source"]), re.M)
+    for o in cell.get("outputs", []):
+        for kind in ("image/jpeg", "image/png"):
+            if kind in o.get("data", {}):
+                yield kind[6:], base64.b64decode("".join(o["data"][kind])), said[1] if said else o.get("metadata", {}).get(kind, {}).get("alt")
+                break
+
+
 def gallery():
     "The figures of the course that its authors tagged, each with the text for those who can't see it."
-    lines = [f"# {PAGES['gallery']}", "", "One or two figures of each chapter, as its last full run drew them. Everybody here is computed; nobody was photographed.", ""]
+    lines = [f"# {PAGES['gallery']}", "", "A few figures of the course, as the chapters' last full runs drew them. Everybody here is computed; nobody was photographed.", ""]
     (OUT / "images").mkdir(parents=True, exist_ok=True)
     for nb, _, cells in chapters():
         figures = []
         for c in cells:
             if "gallery" not in c.get("metadata", {}).get("tags", []):
                 continue
-            source = "".join(c["source"])
-            alt = re.search(r'#\| fig-alt: "?(.+?)"?$', source, re.M) or re.search(r'alt="(.+?)"', source)
-            for o in c.get("outputs", []):
-                for kind, data in o.get("data", {}).items():
-                    if kind in ("image/jpeg", "image/png"):
-                        name = f"{nb.stem}_{c['id']}.{kind[6:]}"
-                        (OUT / "images" / name).write_bytes(base64.b64decode("".join(data)))
-                        text = html.escape(alt[1] if alt else title(cells), quote=True)
-                        figures.append(f'<figure><img src="images/{name}" alt="{text}" loading="lazy"><figcaption>{text}</figcaption></figure>')
+            found = list(pictures(c))
+            for i, (kind, data, said) in enumerate(found):
+                name = f"{nb.stem}_{c['id']}{f'_{i}' if i else ''}.{kind}"
+                (OUT / "images" / name).write_bytes(data)
+                text = html.escape(said or title(cells), quote=True)
+                caption = f"<figcaption>{text}</figcaption>" if said not in [s for *_, s in found[i + 1:]] else ""  # one text may speak of several figures
+                figures.append(f'<figure><img src="images/{name}" alt="{text}" loading="lazy">{caption}</figure>')
         if figures:
-            lines += [f"## [{title(cells)}](../nbs/{nb.name})", "", '<div class="gallery">', *figures, "</div>", ""]
+            lines += [f"## [{nb.name[:2]} {title(cells)}](../nbs/{nb.name})", "", '<div class="gallery">', *figures, "</div>", ""]
     return "\n".join(lines)
 
 

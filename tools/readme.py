@@ -22,6 +22,7 @@ def render():
             hidden = "#| hide" in cell.source or "#| echo: false" in cell.source
             cell.source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("#|"))
             cell.metadata["tags"] = ["no-input"] if hidden else []
+    nb.metadata["language_info"] = {"name": "python"}  # for the colours of the code
     config = Config()
     config.ExtractOutputPreprocessor.enabled = True
     exporter = MarkdownExporter(config=config)
