@@ -111,7 +111,7 @@ def pair(a, tell):
         loader = lambda method, batch=batch: TwoDomains(task.a, task.b, batch_size=batch)
         fast = {} if name == "CycleGAN" else {"precision": "auto", "channels_last": True, "clip": 1.0}
         method, seconds = trained(name, make(a.size, a.width), loader, steps, a.runs, ema=0.99, **fast)
-        swappers[name] = {to: Translator(method, to) if name == "CycleGAN" else PairSwapper(method, to, mask="painted") for to in "ba"}
+        swappers[name] = {to: Translator(method, to) if name == "CycleGAN" else PairSwapper(method, to, mask="crop") for to in "ba"}
         about[name] = {"processor seconds": seconds, "steps": steps, "batch": batch, "pictures": a.train}
     return evaluate(swappers, [pair_evaluation(task, a.gallery)], out=a.runs / "table-pair", progress=tell), about
 

@@ -267,6 +267,13 @@ class TwoPeople(Method):
         self.augment = Augment(flip, rotate, zoom, shift, warp, colour=0.)
         self.crop = round(size / view)                                        # side of the aligned crops that come in and go out
 
+    @classmethod
+    def shared(cls, given:dict)->dict: # what a subclass was given beyond its own arguments -> the same
+        "Refuse what the base does not take either. Raises `UsageError`."
+        known = [k for k in inspect.signature(TwoPeople.__init__).parameters if k not in ("self", "size", "config")]
+        if odd := given.keys() - set(known): raise UsageError(f"{cls.__name__} has no option {sorted(odd)[0]!r}; beyond its own there are {', '.join(known)}.")
+        return given
+
     def networks(self): return {k: n for k, n in self.named_children() if n is not self.augment}
 
     def redraw(self,
@@ -349,11 +356,14 @@ def where_to_paste(
     landmarks:torch.Tensor=None, # (B, 5, 2) pixels of the crop; None: the canonical ones
     feather:float=.06, # soft edge in crop sides
     outline:bool=True, # inside the face's outline; False: the whole crop but its border
+    masks=(), # (B, 1, s, s) 0..1 each, s any side: what else has a say, where a method itself paints, say
 )->torch.Tensor: # (B, 1, S, S) 0..1
     "The mask with which a swapped crop goes back."
     n, side = len(target), target.shape[-1]
     points = CANONICAL5.expand(n, 5, 2) * side if landmarks is None else landmarks
-    return (face_mask(points, side, feather) if outline else fade(side, feather).expand(n, 1, side, side)).to(target)
+    place = (face_mask(points, side, feather) if outline else fade(side, feather).expand(n, 1, side, side)).to(target)
+    for m in masks: place = place * resized(m.to(target), side)
+    return place
 
 @patch
 def translate(self:TwoPeople,
@@ -387,7 +397,7 @@ def preview(self:TwoPeople, batch):
 def loader(self:TwoPeople, data, size:int, batch:int, seed:int, prefetch:int=0)->tuple:
     "Two people's aligned faces, and some of each to preview. Raises `DataError` for one person twice."
     if data == "procedural": data = ("procedural:person=3", "procedural:person=4")
-    if isinstance(data, (str, Path)) or len(data) != 2: raise DataError(f"{self.name} learns two people, and the data are {str(data)!r}; give a pair, such as ('procedural:person=3', 'procedural:person=4').")
+    if not isinstance(data, (tuple, list)) or len(data) != 2: raise DataError(f"{self.name} learns two people, and the data are {str(data)[:200]!r}; give a pair, such as ('procedural:person=3', 'procedural:person=4').")
     same = [str(Path(d).resolve()) if isinstance(d, (str, Path)) else id(d) for d in data]
     if same[0] == same[1]: raise DataError(f"A and B are the same data ({data[0]}); give two different people.")
     a, b = (aligned_faces(d, round(size / self.config["view"])) for d in data)
@@ -412,7 +422,7 @@ class AutoencoderSwap(TwoPeople):
         **augment, # view, warp, flip, rotate, zoom, shift
     ):
         if width < 2 or code < 1: raise UsageError(f"width is {width} and code is {code}; give a width from 2 and a code from 1 up.")
-        super().__init__(size=size, width=width, code=code, up=up, lr=lr, **augment)
+        super().__init__(size=size, width=width, code=code, up=up, lr=lr, **self.shared(augment))
         self.encoder = SharedEncoder(size, width, code, up)
         self.decoder_a, self.decoder_b = FaceDecoder(size, width, up), FaceDecoder(size, width, up)
 
@@ -445,11 +455,11 @@ class PairSwapper:
         method:TwoPeople, # trained
         to:str="auto", # whose face to paint: 'a', 'b', or 'auto': the other person than most of the batch shows
         feather:float=.06, # soft edge of the mask in crop sides
-        mask:str="outline", # where: in the 'outline' of the face, from its landmarks, and there where the method itself paints; or 'painted': where the method paints, be it the whole crop
+        mask:str="outline", # where: in the 'outline' of the face, from its landmarks, or in the whole 'crop'; in both, where the method itself paints
     ):
         if not isinstance(method, TwoPeople): raise UsageError(f"A {type(method).__name__} does not swap two people; give a trained method such as autoencoder-swap.")
         if to not in ("auto", "a", "b"): raise UsageError(f"to is {to!r}; choose 'auto', 'a' or 'b'.")
-        if mask not in ("outline", "painted"): raise UsageError(f"mask is {mask!r}; choose 'outline' or 'painted'.")
+        if mask not in ("outline", "crop"): raise UsageError(f"mask is {mask!r}; choose 'outline' or 'crop'.")
         self.model, self.to, self.feather, self.mask = method, to, feather, mask
         self.method, self.size = method.name, method.crop
 
@@ -466,9 +476,7 @@ class PairSwapper:
         target_landmarks:torch.Tensor=None, # (B, 5, 2) pixels of the crop; None: the canonical ones
     )->tuple: # swapped (B, 3, S, S), mask (B, 1, S, S) 0..1
         "The other person in these crops, and where."
-        side = target.shape[-1]
-        small = target if side == self.size else resized(target, self.size)
+        small = resized(target, self.size)
         picture, painted = self.model.paint(small, self.towards(small))
-        mask = where_to_paste(target, target_landmarks, self.feather, self.mask == "outline")
-        if painted is not None: mask = mask * resized(painted.to(target), side)
-        return resized(picture.to(target), side).clamp(-1, 1), mask
+        mask = where_to_paste(target, target_landmarks, self.feather, self.mask == "outline", [] if painted is None else [painted])
+        return resized(picture.to(target), target.shape[-1]).clamp(-1, 1), mask

@@ -23,7 +23,7 @@ import deepswap
 from .core import DataError, DeepswapError, UsageError, WeightsError, patch, seed_everything
 from .data import Augment, Faces, dequantise, quantise
 from .people import ATTRIBUTES
-from .train import Method, face_loader, frozen, images_of, load_method, load_network, read_tensors, rebuilt, register, run, same_randomness
+from .train import Method, face_loader, frozen, images_of, load_written, register, run, same_randomness
 
 # %% ../nbs/12_classifier.ipynb #b34028bb
 def average_precision(
@@ -172,17 +172,9 @@ def load_attribute_cnn(
 )->AttributeCNN: # in evaluation mode, on the CPU
     "A trained `AttributeCNN` from its file. Raises `WeightsError`."
     path = Path(weights)
-    if path.is_dir() or path.name == str(weights) and not path.suffix: path = path if path.is_dir() else WEIGHTS / f"{weights}.safetensors"
-    if path.is_dir(): return _only_classify(load_method(path, device="cpu"), path)
-    tensors, info = read_tensors(path)
-    if "attribute_cnn" not in info: return _only_classify(load_method(path, device="cpu") if "method" in info else None, path)
-    net = rebuilt(path, AttributeCNN, info["attribute_cnn"])
-    load_network(net, tensors, "network/")                             # float16 in the file, float32 here
-    return net.eval().requires_grad_(False)
-
-def _only_classify(method, path):
-    if not isinstance(method, AttributeMethod): raise WeightsError(f"{path} holds no attribute network; give the run of a `deepswap train classify`, or {SPACE!r}.")
-    return method.network.eval().requires_grad_(False)
+    if path.name == str(weights) and not path.suffix and not path.is_dir(): path = WEIGHTS / f"{weights}.safetensors"
+    found = load_written(path, "attribute network", "attribute_cnn", AttributeCNN, AttributeMethod.name)
+    return (found.network if isinstance(found, AttributeMethod) else found).requires_grad_(False)
 
 # %% ../nbs/12_classifier.ipynb #54579793
 def confusion_matrix(

@@ -384,7 +384,7 @@ was not, DIR/masks where the face ends. They are faces of real people and stay u
     p.add_argument("--size", type=number(32, 1024), default=256, metavar="PX", help="side of a cut-out (default 256)")
     p.add_argument("--person", default="main", metavar="main|all|PHOTO", help="who is kept: main, who is seen most (default); all; or whoever is on the photo")
     p.add_argument("--min-size", type=share(0, 4096), default=64, metavar="PX", help="smallest face, its side in the picture (default 64)")
-    p.add_argument("--min-sharpness", type=share(0, 1), default=0.4, metavar="X", help="least sharpness, as a share of the median; 0 keeps all (default 0.4)")
+    p.add_argument("--min-sharpness", type=share(0, 1), default=0.6, metavar="X", help="least sharpness, as a share of the median; 0 keeps all (default 0.6)")
     p.add_argument("--duplicates", type=share(0, 1), default=0.015, metavar="X", help="how much two faces must differ, as a share of a hash; 0 keeps all (default 0.015)")
     p.add_argument("--no-masks", action="store_true", help="write no masks")
     p.add_argument("--no-report", action="store_true", help="write no report.html")
@@ -554,14 +554,13 @@ def open_run(
 ):
     "The method that a run trained, with its weights; raises `WeightsError` in one sentence."
     from deepswap.core import WeightsError
-    from deepswap.train import find_checkpoint, load_method, read_tensors
+    from deepswap.train import find_checkpoint, load_method, read_header
     if not Path(path).exists(): raise WeightsError(f"There is no run at {path}; give the folder that `deepswap train` wrote, or a checkpoint in it.")
     file = find_checkpoint(path)
-    name = read_tensors(file, prefix="no tensor")[1].get("method")  # the header alone
+    name = read_header(file).get("method")
     if name not in TRAINABLE: raise WeightsError(f"{file} holds the method {name!r}, which this program does not know; known are {', '.join(TRAINABLE)}.")
     method_class(name)
-    try: return load_method(file, device=device)
-    except TypeError as e: raise WeightsError(f"{file} was written by another version of {name} ({e}); train it again, or use the deepswap that wrote it.") from None
+    return load_method(file, device=device)
 
 # %% ../nbs/55_cli.ipynb #737b5e49
 def _sample_arguments(p):

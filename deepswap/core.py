@@ -16,6 +16,7 @@ import errno
 import functools
 import io
 import json
+import math
 import os
 import random
 import re
@@ -71,7 +72,7 @@ def _to_rgb(image: Image.Image # any mode that Pillow knows
 def _open_checked(file, name:str, max_pixels:int)->Image.Image:
     "Open and decode; each way to fail becomes one sentence."
     try:
-        image:Image.Image = Image.open(file, formats=FORMATS)
+        image:Image.Image = file if isinstance(file, Image.Image) else Image.open(file, formats=FORMATS)
         w, h = image.size
         if w * h > max_pixels:
             raise ImageError(f"{name} is {w} x {h} pixels ({w * h / 1e6:.0f} megapixels), more than the limit of {max_pixels / 1e6:.0f}; make it smaller first.")
@@ -91,12 +92,10 @@ def _open_checked(file, name:str, max_pixels:int)->Image.Image:
 # %% ../nbs/00_core.ipynb #9c2305c0
 def read_image(
     source, # path, bytes, open binary file, Pillow picture, or uint8 array (H, W), (H, W, 3) or (H, W, 4)
-    max_pixels:int=MAX_PIXELS, # largest number of pixels that is decoded
+    max_pixels:int=MAX_PIXELS, # largest number of pixels that is decoded; a Pillow picture may have any
 )->Image.Image: # mode RGB, upright
     "Read any picture as upright 8-bit RGB; raises `ImageError` with one sentence if that can't be done."
-    if isinstance(source, Image.Image):
-        source.load()
-        return _to_rgb(ImageOps.exif_transpose(source))
+    if isinstance(source, Image.Image): return _open_checked(source, str(getattr(source, "filename", "") or "The picture"), math.inf)
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim not in (2, 3) or (source.ndim == 3 and source.shape[2] not in (3, 4)) or not source.size:
             raise ImageError(f"The array is {source.dtype} of shape {source.shape}; give uint8 of shape (H, W), (H, W, 3) or (H, W, 4).")
@@ -205,6 +204,8 @@ def write_image(
     path, kinds = Path(path), {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
     if path.suffix.lower() not in kinds: raise OutputError(f"{path.name} does not end in .png, .jpg, .jpeg or .webp; choose one of these.")
     image = to_pil(image) if isinstance(image, torch.Tensor) else image
+    if isinstance(image, list): raise OutputError(f"{path.name} can hold one picture, and {len(image)} were given; write each to a file of its own, or make one of them with `to_grid`.")
+    if kinds[path.suffix.lower()] == "JPEG" and image.mode not in ("RGB", "L", "CMYK"): image = _to_rgb(image)  # no transparency, no palette
     kw = {"quality": quality, "subsampling": 0} if kinds[path.suffix.lower()] == "JPEG" else {"quality": quality} if path.suffix.lower() == ".webp" else {}
     with atomic_path(path) as part: image.save(part, kinds[path.suffix.lower()], **kw)
     return path

@@ -362,6 +362,6 @@ def preview(self:CycleGAN, batch):
 def loader(self:CycleGAN, data, size, batch, seed, prefetch=0):
     "Two domains, and some of each to preview."
     if data == "procedural": data = ("procedural:person=1", "procedural:person=2")
-    if isinstance(data, str) or len(data) != 2: raise DataError(f"{self.name} learns between two sets of pictures, and the data are {data!r}; give a pair, such as ('procedural:person=1', 'procedural:person=2').")
+    if not isinstance(data, (tuple, list)) or len(data) != 2: raise DataError(f"{self.name} learns between two sets of pictures, and the data are {str(data)[:200]!r}; give a pair, such as ('procedural:person=1', 'procedural:person=2').")
     both = TwoDomains(*data, size=size, batch_size=batch, seed=seed, prefetch=prefetch)
     return both, {k: d.faces.batch(range(min(8, len(d.faces)))).image for k, d in (("a", both.a), ("b", both.b))}

@@ -32,27 +32,28 @@ from .core import CANONICAL5, DataError, DeepswapError, blamed_on, cache_dir, pa
 from .people import ATTRIBUTES, ROOM, People, attributes, render, sample_people
 
 # %% ../nbs/03_data.ipynb #7a7caa32
+class _Parted:
+    "Base of a dataclass of tensors, and of others like it, that belong together row by row; what is None stays None."
+    def _map(self, f): return type(self)(*(None if v is None else f(v) for v in vars(self).values()))
+    def to(self, device): return self._map(lambda v: v.to(device))
+    def __getitem__(self, i): return self._map(lambda v: v[i])
+
 @dataclass
-class Batch:
+class Batch(_Parted):
     "Faces as every data set hands them out."
     image: torch.Tensor               # (B, 3, S, S) float32 RGB in [-1, 1]
     person: torch.Tensor | None       # (B,) int64, who it is; None where nobody knows
     attributes: torch.Tensor | None   # (B, K) float32, 1 yes, 0 no; None where nobody knows
     index: torch.Tensor               # (B,) int64, number of the picture in its data set
     def __len__(self): return len(self.image)
-    def _map(self, f): return type(self)(*(None if v is None else f(v) for v in vars(self).values()))
-    def to(self, device): return self._map(lambda v: v.to(device))
-    def __getitem__(self, i): return self._map(lambda v: v[i])
 
 @dataclass
-class Pairs:
+class Pairs(_Parted):
     "Sources and targets of a swap, side by side."
     source: Batch
     target: Batch
     same: torch.Tensor                # (B,) bool, both pictures show one person
     def __len__(self): return len(self.same)
-    def to(self, device): return Pairs(self.source.to(device), self.target.to(device), self.same.to(device))
-    def __getitem__(self, i): return Pairs(self.source[i], self.target[i], self.same[i])
 
 def quantise(
     x:torch.Tensor, # (B, 3, S, S) in [-1, 1]
@@ -78,12 +79,16 @@ class Faces:
     def batch(self,
         indices, # whole numbers from 0 to len - 1: list, range or tensor
     )->Batch:
-        "The pictures with these numbers."
-        i = torch.as_tensor(list(indices) if not isinstance(indices, torch.Tensor) else indices, dtype=torch.long).cpu()
-        if len(i) and not 0 <= int(i.min()) <= int(i.max()) < len(self): raise DataError(f"Picture {int(i.max())} was asked of a data set of {len(self)} pictures; numbers run from 0 to {len(self) - 1}.")
-        pixels, i = self._pixels(i)
+        "The pictures with these numbers. Raises `DataError` where there is no such picture."
+        pixels, i = self._pixels(self.checked(indices))
         take = lambda v: None if v is None else v[i].to(pixels.device)
         return Batch(dequantise(pixels), take(self.person), take(self.attributes), i.to(pixels.device))
+
+    def checked(self, indices)->torch.Tensor: # (n,) int64 on the CPU
+        "Numbers of pictures that there are."
+        i = torch.as_tensor(list(indices) if not isinstance(indices, torch.Tensor) else indices, dtype=torch.long).cpu()
+        if len(odd := i[(i < 0) | (i >= len(self))]): raise DataError(f"Picture {int(odd[0])} was asked of a data set of {len(self)} pictures; numbers run from 0 to {len(self) - 1}.")
+        return i
 
     def order(self, seed:int, epoch:int)->torch.Tensor: return torch.randperm(len(self), generator=_generator(seed, "order", epoch))  # of an epoch
     def stream(self, indices)->Batch: return self.batch(indices)  # the same as `batch`, for pictures that are asked for in that order
@@ -630,7 +635,7 @@ class Subset(Faces):
         faces:Faces, # the whole
         indices, # numbers in the whole
     ):
-        self.faces, self.indices = faces, torch.as_tensor(indices, dtype=torch.long)
+        self.faces, self.indices = faces, faces.checked(indices)
         if not len(self.indices): raise DataError("The subset is empty; choose at least one picture.")
         super().__init__([faces.names[k] for k in self.indices.tolist()], faces.size)
         self.skipped = faces.skipped
@@ -638,7 +643,7 @@ class Subset(Faces):
         self.person, self.attributes, self.attribute_names = take(faces.person), take(faces.attributes), faces.attribute_names
 
     def batch(self, indices)->Batch:
-        i = torch.as_tensor(list(indices) if not isinstance(indices, torch.Tensor) else indices, dtype=torch.long).cpu()
+        i = self.checked(indices)
         b = self.faces.batch(self.indices[i])
         return Batch(b.image, b.person, b.attributes, i.to(b.index.device))
 

@@ -7,7 +7,7 @@ __all__ = ['COLUMNS', 'Picture', 'is_clip', 'announced', 'source_files', 'count_
            'face_hash', 'even_light', 'gradient_cells', 'appearance', 'auc', 'all_pairs', 'group_faces', 'rough_pose',
            'pose_terms', 'turned_outline', 'hull_mask', 'mask_terms', 'fine_mask', 'ContactSheet', 'Cut', 'Sieve',
            'whole_folder', 'table_row', 'read_extract', 'bar_svg', 'histogram_svg', 'scatter_svg', 'ExtractReport',
-           'extract_faces']
+           'check_sieve', 'extract_faces']
 
 # %% ../nbs/35_extraction.ipynb #670e41d1
 import base64
@@ -641,6 +641,13 @@ def result(self:Sieve, source, out)->ExtractReport:
     return ExtractReport(str(source), Path(out), self.seen, self.empty, self.found, len(self.kept), self.dropped, [groups[g] for g in sorted(groups)], list(self.notes))
 
 # %% ../nbs/35_extraction.ipynb #3796eb7b
+def check_sieve(size:int, every:int, min_sharpness:float, duplicates:float): # as for `extract_faces`
+    "Refuse settings out of range. Raises `UsageError`."
+    if not 32 <= size <= 1024: raise UsageError(f"size={size} was asked for; give the side of a crop from 32 to 1024 pixels.")
+    if every < 1: raise UsageError(f"every={every} was asked for; give 1 for all frames, 2 for each second one.")
+    for name, share in (("min_sharpness", min_sharpness), ("duplicates", duplicates)):
+        if not 0 <= share <= 1: raise UsageError(f"{name}={share} was asked for; it is a share, so give a number from 0 (off) to 1.")
+
 def extract_faces(
     source, # picture, video, or folder with both, at any depth
     out, # folder to be made; new or empty
@@ -656,14 +663,12 @@ def extract_faces(
     device="auto", # of the detector
 )->ExtractReport:
     "Cut the faces of a clip or of photos out into a new folder, whole or not at all; raises a `DeepswapError` in one sentence."
-    if not 32 <= size <= 1024: raise UsageError(f"size={size} was asked for; give the side of a crop from 32 to 1024 pixels.")
-    for name, share in (("min_sharpness", min_sharpness), ("duplicates", duplicates)):
-        if not 0 <= share <= 1: raise UsageError(f"{name}={share} was asked for; it is a share, so give a number from 0 (off) to 1.")
-    expected = count_pictures(source, max(1, every)) if progress else 0
+    check_sieve(size, every, min_sharpness, duplicates)
+    expected = count_pictures(source, every) if progress else 0
     source_files(source)
     with whole_folder(out) as folder:
         sieve = Sieve(folder, size, min_size, duplicates, device)
-        person = person if person in ("main", "all") else sieve.reference(person)
+        person = person if isinstance(person, str) and person in ("main", "all") else sieve.reference(person)
         for look in pictures_of(source, every, sieve.notes.append):
             sieve.look(look)
             if progress: progress(sieve.seen, expected, len(sieve.kept))
@@ -676,6 +681,6 @@ def extract_faces(
 @patch
 def reference(self:Sieve, photo)->Cut:
     "The face of the person wanted; raises if there is none."
-    image = read_image(photo)
-    face = choose_faces(find_faces(image, device=self.device), "largest", str(photo))[0]
-    return self.measure(Picture(str(photo), None), 1, face, *align_photo(image, face.landmarks, self.size))
+    image, name = read_image(photo), str(photo) if isinstance(photo, (str, Path)) else "the photo given"
+    face = choose_faces(find_faces(image, device=self.device), "largest", name)[0]
+    return self.measure(Picture(name, None), 1, face, *align_photo(image, face.landmarks, self.size))

@@ -20,13 +20,13 @@ from .aei import AEINet, MultiScaleDiscriminator
 from .autoencoder import AlignedPeople, nearer_to_source, render_aligned, resized, where_to_paste
 from .classical import blur
 from .classify import WEIGHTS
-from .core import DataError, UsageError, WeightsError, patch, pick_device
+from .core import DataError, UsageError, patch, pick_device
 from .cyclegan import psnr
 from .data import Pairs, PairLoader, PixelStore, dequantise, quantise
 from .gan import get_objective
 from .identity import get_encoder, identity_faces, new_styles
 from .people import Rendered, exact_swap, sample_people
-from .train import LinearDecay, Method, find_checkpoint, half_tensors, load_method, load_network, read_tensors, rebuilt, register, write_tensors
+from .train import LinearDecay, Method, half_tensors, load_written, register, write_tensors
 
 import deepswap.objectives # it enters the hinge loss in the table of objectives
 
@@ -104,8 +104,6 @@ def over_scales(
 class TaughtPairs(Pairs):
     "Pairs with the right answer."
     exact: torch.Tensor # (B, 3, S, S) the exact swap
-    def to(self, device): return TaughtPairs(self.source.to(device), self.target.to(device), self.same.to(device), self.exact.to(device))
-    def __getitem__(self, i): return TaughtPairs(self.source[i], self.target[i], self.same[i], self.exact[i])
 
 class TaughtLoader(PairLoader):
     "Pairs of procedural people, each with its exact swap, drawn when it is asked for."
@@ -315,9 +313,7 @@ class FaceShifterSwapper:
         "The sources' faces in these crops, and where."
         if source is None: raise UsageError("FaceShifter takes the face from a source picture; give one.")
         painted, masks = self.paint(source, target)
-        place = where_to_paste(target, target_landmarks, self.feather, self.mask == "outline")
-        for m in masks: place = place * resized(m, target.shape[-1])
-        return resized(painted, target.shape[-1]).clamp(-1, 1), place
+        return resized(painted, target.shape[-1]).clamp(-1, 1), where_to_paste(target, target_landmarks, self.feather, self.mask == "outline", masks)
     def paint(self, source, target): # as above -> (B, 3, size, size), list of masks (B, 1, size, size) that all have a say
         "At the network's own side, what is pasted and where."
         swapped = self.model.swap(source, target, self.share).to(target)
@@ -366,10 +362,6 @@ def load_faceshifter(
     device="auto", # where it computes
 )->FaceShifter: # in evaluation mode
     "A FaceShifter that can swap. Raises `WeightsError` in one sentence."
-    path = find_checkpoint(WEIGHTS / f"{weights}.safetensors" if str(weights) == FACESHIFTER else weights)
-    info = read_tensors(path, prefix="no tensor")[1]                          # the header alone
-    if info.get("method") == FaceShifter.name: return load_method(path, device=device)
-    if "faceshifter" not in info: raise WeightsError(f"{path} holds no FaceShifter; give a run of `deepswap train faceshifter`, or {FACESHIFTER!r}.")
-    method, (tensors, _) = rebuilt(path, FaceShifter, info["faceshifter"]), read_tensors(path)
-    for n in method.averaged: load_network(getattr(method, n), tensors, f"network/{n}/")
-    return method.to(pick_device(device)).eval()
+    path, used = WEIGHTS / f"{weights}.safetensors" if str(weights) == FACESHIFTER else weights, FaceShifter.averaged
+    found = load_written(path, "FaceShifter", "faceshifter", FaceShifter, FaceShifter.name, lambda m: {f"network/{n}/": getattr(m, n) for n in used})
+    return found.to(pick_device(device))

@@ -139,7 +139,7 @@ class FaceSwapGAN(TwoPeople):
                  standout:bool=False, alpha:float=1., beta:float=0., attention:bool=False, mask:bool=False, mask_l1:float=.2, mask_tv:float=.1, pairs:bool=False, judged:str="own",
                  mixup:float=0., recolour:float=0., d_steps:int=0, recon:float=1., adv:float=.1, lr:float=1e-4, lr_d:float=0., betas:tuple=(0.9, 0.999), **augment):
         config, objective = {k: v for k, v in locals().items() if k not in ("self", "augment", "__class__")}, get_objective(objective)
-        super().__init__(**config | {"objective": objective.spec, "betas": list(betas), "norm": norm or "none"}, **augment)
+        super().__init__(**config | {"objective": objective.spec, "betas": list(betas), "norm": norm or "none"}, **self.shared(augment))
         self.objective, self.k = objective, d_steps or objective.k
         self.recolour = Augment(flip=0., rotate=0., zoom=0., shift=0., colour=.1, match=recolour)
         self.check()

@@ -25,7 +25,7 @@ from .identity import identity_faces, new_styles
 from .layers import ConvBlock, activation
 from .norms import norm_layer
 from .people import OCCLUDERS, PARTS, People, Rendered, exact_swap, sample_people
-from .train import LinearDecay, Method, find_checkpoint, half_tensors, load_method, load_network, read_tensors, rebuilt, register, write_tensors
+from .train import LinearDecay, Method, find_checkpoint, half_tensors, load_network, read_header, read_tensors, rebuilt, register, write_tensors
 
 # %% ../nbs/43_hear.ipynb #3bb3bbd3
 def with_occluders(
@@ -156,9 +156,6 @@ class HearPairs(Pairs):
     swap: torch.Tensor # (B, 3, S, S) the swap
     error: torch.Tensor # (B, 3, S, S) the target's heuristic error
     exact: torch.Tensor = None # (B, 3, S, S) the exact swap behind the occluder, where it is known
-    def to(self, device): return self._each(lambda x: x.to(device))
-    def __getitem__(self, i): return self._each(lambda x: x[i])
-    def _each(self, f): return HearPairs(*(None if x is None else f(x) for x in (self.source, self.target, self.same, self.swap, self.error, self.exact)))
 
 class HearLoader(PairLoader):
     "Pairs with their swaps and errors, and with the right answer for procedural people."
@@ -364,7 +361,7 @@ def load_hear(
 )->Hear: # in evaluation mode
     "Both stages, ready to swap. Raises `WeightsError` in one sentence."
     path = find_checkpoint(WEIGHTS / f"{weights}.safetensors" if str(weights) == HEAR else weights)
-    info = read_tensors(path, prefix="no tensor")[1]                          # the header alone
+    info = read_header(path)
     config = info.get("hear") or (info["config"] if info.get("method") == Hear.name else None)
     if config is None: raise WeightsError(f"{path} holds no HEAR-Net; give a run of `deepswap train hear`, or {HEAR!r}.")
     if not isinstance(config, dict) or not isinstance(config.get("faceshifter"), str): raise WeightsError(f"{path} does not say how it was made; use another file.")

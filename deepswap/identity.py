@@ -28,7 +28,7 @@ from .core import ARCFACE5, CANONICAL5, DataError, UsageError, WeightsError, ato
 from .data import Augment, procedural_people
 from .faces import similarity, warp, warp_plan
 from .people import People, Style, natural, sample_people
-from .train import LinearDecay, Method, face_loader, find_checkpoint, images_of, half_tensors, load_method, load_network, read_tensors, rebuilt, register, write_tensors
+from .train import LinearDecay, Method, face_loader, images_of, half_tensors, load_network, load_written, register, write_tensors
 
 # %% ../nbs/40_identity.ipynb #e302eac8
 @dataclass
@@ -430,15 +430,8 @@ def save_encoder(
 
 def _load_own(path)->IdentityNet:
     "An own encoder from its file, or from the run of a training."
-    path = find_checkpoint(path)
-    info = read_tensors(path, prefix="-")[1]                                  # the header alone
-    if "identity_net" not in info:
-        method = load_method(path, device="cpu") if info.get("method") == IdentityMethod.name else None
-        if method is None: raise WeightsError(f"{path} was written by deepswap, but holds no identity encoder; give the run of the method `identity`.")
-        return method.encoder
-    net = rebuilt(path, IdentityNet, info["identity_net"])
-    load_network(net, read_tensors(path)[0], "network/")
-    return net
+    found = load_written(path, "identity encoder", "identity_net", IdentityNet, IdentityMethod.name)
+    return found.encoder if isinstance(found, IdentityMethod) else found
 
 def _load_mobilefacenet(path)->MobileFaceNet:
     "Foreign weights, name by name."

@@ -296,7 +296,7 @@ class People:
         person:torch.Tensor=None, # (N,) long; every row is another person if missing
     ):
         if not len(identity) == len(style) == len(scene):
-            raise UsageError(f'{len(identity)} identities, {len(style)} styles and {len(scene)} scenes: expected as many of each.')
+            raise UsageError(f'There are {len(identity)} identities, {len(style)} styles and {len(scene)} scenes; give as many of each.')
         self.identity, self.style, self.scene = identity, style, scene
         self.person = torch.arange(len(identity), device=identity.values.device) if person is None else person
     def __len__(self): return len(self.identity)
@@ -1275,8 +1275,8 @@ def render(
     supersample:int=1, # draw larger by this factor and average: finer edges for large figures
 )->Rendered:
     "Draw people: pictures, face masks, part maps and landmarks."
-    if size < 8: raise UsageError(f'the size is {size} pixels, expected at least 8.')
-    if not len(people): raise UsageError('there are no people to draw: expected at least one.')
+    if size < 8: raise UsageError(f'The size is {size} pixels; give at least 8.')
+    if not len(people): raise UsageError('There are no people to draw; give at least one.')
     big = size * supersample
     chunk = chunk or max(1, 2 ** (23 if people.device.type == 'cuda' else 18) // big ** 2)
     drawing = _compiled() if compile else draw_pictures
@@ -1334,8 +1334,8 @@ def sample_people(
     styles:int=1, # styles of each person: hair, glasses and clothes change between pictures if it is more than 1
 )->People: # n * scenes pictures, those of one person side by side
     "Draw people at random."
-    if preset not in ('easy', 'hard'): raise UsageError(f"the preset is {preset!r}, expected 'easy' or 'hard'.")
-    if min(n, scenes, styles) < 1: raise UsageError(f'{n} people, {scenes} scenes and {styles} styles: expected at least one of each.')
+    if preset not in ('easy', 'hard'): raise UsageError(f"The preset is {preset!r}; choose 'easy' or 'hard'.")
+    if min(n, scenes, styles) < 1: raise UsageError(f'{n} people, {scenes} scenes and {styles} styles were asked for; give at least one of each.')
     seeds = torch.randint(0, 2 ** 31 - 1, (3,), generator=torch.Generator().manual_seed(seed)).tolist()
     person, picture = torch.arange(n).repeat_interleave(scenes), torch.arange(scenes).repeat(n)
     identity, style, scene = Identity.sample(n, seeds[0])[person], Style.sample(n * styles, seeds[1]), Scene.sample(n * scenes, seeds[2])
@@ -1353,10 +1353,10 @@ def exact_swap(
     move:tuple=(), # fields that change sides: 'beard' then comes from the source, 'skin_tone' from the target
 )->People:
     "The people that a perfect face swap would show."
-    if len(source) != len(target): raise UsageError(f'{len(source)} sources for {len(target)} targets, expected as many of both.')
+    if len(source) != len(target): raise UsageError(f'There are {len(source)} sources for {len(target)} targets; give as many of both.')
     move = (move,) if isinstance(move, str) else tuple(move)
     unknown = set(move) - {f.name for f in IDENTITY + STYLE + SCENE}
-    if unknown: raise UsageError(f'move names {", ".join(sorted(unknown))}, expected fields of identity, style or scene.')
+    if unknown: raise UsageError(f'The argument move names {", ".join(sorted(unknown))}; give fields of identity, style or scene.')
     def side(base, other): return base.replace(**{f.name: getattr(other, f.name) for f in base.FIELDS if f.name in move})
     return People(side(source.identity, target.identity), side(target.style, source.style), side(target.scene, source.scene), source.person)
 
@@ -1412,7 +1412,7 @@ def coursework_set(
     seed:int=0,
 )->People: # pictures of person 0, then of person 1
     "Two people, photographed like one of the coursework's data sets (its sections 3.1 to 3.5)."
-    if name not in COURSEWORK: raise UsageError(f'there is no set {name!r}, expected one of {", ".join(COURSEWORK)}.')
+    if name not in COURSEWORK: raise UsageError(f'There is no set {name!r}, expected one of {", ".join(COURSEWORK)}.')
     (preset, counts), out = COURSEWORK[name], []
     two = sample_people(2, 'easy', seed + ord(name))
     if name == 'D': two.identity = Identity.cat([two.identity[0], two.identity[0].lerp(two.identity[1], .35)])

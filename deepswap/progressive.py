@@ -135,6 +135,7 @@ class ProgressiveCycleGAN(CycleGAN):
         k: v for k, v in CycleGAN.options.items() if k not in ("generator", "blocks", "layers")}
     def __init__(self, size:int=64, ngf:int=64, ndf:int=64, fade:float=0.5, last:float=0.2,
                  **more): # objective, cycle, identity, pool, decay, lr...: as for `CycleGAN`
+        if odd := more.keys() & {"generator", "blocks", "layers"}: raise UsageError(f"{sorted(odd)[0]} was given, but a growing CycleGAN builds its networks by its own plan; leave it out.")
         if not 0 <= fade <= 1 or not 0 < last <= 1: raise UsageError(f"fade is {fade} and last is {last}; give shares, fade from 0 to 1 and last above 0 up to 1.")
         self.part = growth_at(0, GROWTH_STEPS, fade, last)[0] # the growth step that the networks are at
         super().__init__(size, ngf=ngf, ndf=ndf, blocks=GROWTH_STEPS - 2, layers=1, **more)

@@ -38,7 +38,7 @@ from webdataset.writer import TarWriter
 
 from .core import CANONICAL5, DataError, ImageError, OutputError, UsageError, WeightsError, atomic_path, patch, read_image, write_json
 from .data import OPENERS, SUFFIXES, Batch, FileFaces, PixelStore, _generator, quantise, square
-from .extraction import Sieve, announced, is_clip, pictures_of, read_extract, source_files
+from .extraction import Sieve, announced, check_sieve, is_clip, pictures_of, read_extract, source_files
 from .faces import apply_affine, similarity
 from .train import read_tensors, write_tensors
 
@@ -396,13 +396,15 @@ def order(self:ShardFaces, seed:int, epoch:int)->torch.Tensor:
 
 # %% ../nbs/37_shards.ipynb #3648073b
 class _Parts(IterableDataset):
-    "In worker w: its part of each batch of a loader."
+    "In worker w: its part of each batch of a loader, and the pictures that it has left out since the last one."
     def __init__(self, loader, workers): self.loader, self.workers = loader, workers
     def __iter__(self):
         torch.set_num_threads(1)
         l, w = copy(self.loader), get_worker_info().id
         l.rank, l.world, l.prefetch = l.rank + l.world * w, l.world * self.workers, 0
-        yield from l
+        skipped = getattr(getattr(l, "faces", None), "skipped", [])
+        told = len(skipped)
+        for part in l: yield part, skipped[told:]; told = len(skipped)
 
 def woven(
     parts:list, # parts of a batch: tensors, or dataclasses of them
@@ -433,7 +435,9 @@ class Workers:
         parts = iter(DataLoader(_Parts(self.loader, self.workers), batch_size=None, num_workers=self.workers, prefetch_factor=self.ahead))
         for some in zip(*[parts] * self.workers):
             self.loader.position += self.loader.batch_size
-            yield woven(list(some))
+            for name, why in (s for _, news in some for s in news):             # a bad picture is named here too, once
+                if (name, why) not in self.loader.faces.skipped: self.loader.faces.skipped.append((name, why))
+            yield woven([part for part, _ in some])
         self.loader.position = 0
 
 # %% ../nbs/37_shards.ipynb #df01079f
@@ -645,10 +649,10 @@ def extract_shards(
     device="auto", # of the detector
     progress=None, # called with (jobs done, jobs)
 )->ShardReport:
-    "Cut faces out of clips and photos into shards; the same call again goes on where it stopped. Raises a `DeepswapError` in one sentence."
-    if not 32 <= size <= 1024: raise UsageError(f"size={size} was asked for; give the side of a crop from 32 to 1024 pixels.")
+    "Cut faces out of clips and photos into shards; the same call again goes on behind the last finished job, which may be one long clip. Raises a `DeepswapError` in one sentence."
+    check_sieve(size, every, min_sharpness, duplicates)
     if person not in ("main", "all"): raise UsageError(f"person={person!r} was asked for; shards take 'main' or 'all'.")
-    if every < 1 or not 1 <= quality <= 100: raise UsageError(f"every={every} and quality={quality} were asked for; give 1 or more, and 1 to 100.")
+    if not 1 <= quality <= 100: raise UsageError(f"quality={quality} was asked for; give 1 to 100.")
     jobs, room, units = [], 0, _units(source)
     for who, files in units:
         expected = sum(ceil((announced(Path(p)) or 1000) / every) if is_clip(Path(p)) else 1 for p, _ in files)

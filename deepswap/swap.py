@@ -29,7 +29,7 @@ from .classify import WEIGHTS
 from .faces import (Face, align_photo, apply_affine, choose_faces, find_faces, native_size, paste_photo)
 from .faceshifter import FACESHIFTER, FaceShifterSwapper, load_faceshifter
 from .hear import HEAR, HearSwapper, load_hear
-from .train import METHODS, find_checkpoint, load_method, read_tensors, write_tensors
+from .train import METHODS, find_checkpoint, load_method, read_header, read_tensors, write_tensors
 
 # %% ../nbs/51_swap.ipynb #8b08ba3c
 def _nothing(source:torch.Tensor, target:torch.Tensor)->tuple:
@@ -403,18 +403,14 @@ def open_pair(
     if name in PAIRS: importlib.import_module(f"deepswap.{PAIRS[name]}")
     if not issubclass(METHODS.get(str(name), object), TwoPeople):
         raise UsageError(f"{path} holds the method {name!r}, which does not swap two people; give a run of {' or '.join(PAIRS)}.")
-    return (LitPair if light else PairSwapper)(_loaded(file, name, device), to)
+    return (LitPair if light else PairSwapper)(load_method(file, device=device), to)
 
 def _method_of(path)->tuple: # checkpoint, name
     "Which method a run trained, or which a file to ship holds; the header alone is read."
     file = find_checkpoint(path)
-    info = read_tensors(file, prefix="no tensor")[1]
+    info = read_header(file)
     return file, info.get("method") or next((k for k in ONE_FOR_ALL if k in info), None)
 
-def _loaded(file, name, device):
-    "The method with its weights; a `WeightsError` where the constructor does not know what the file says."
-    try: return (ONE_FOR_ALL[name][0] if name in ONE_FOR_ALL else load_method)(file, device=device)
-    except (TypeError, ValueError, KeyError) as e: raise WeightsError(f"{file} was written by another version of {name} ({e}); train it again, or use the deepswap that wrote it.") from None
 
 # %% ../nbs/51_swap.ipynb #9bde87eb
 def open_trained(
@@ -423,7 +419,9 @@ def open_trained(
 ): # the swapper
     "Any run that can swap: a pair of people, or a method for any two, which takes the face from a source picture."
     file, name = _method_of(path)
-    return ONE_FOR_ALL[name][1](_loaded(file, name, device)) if name in ONE_FOR_ALL else open_pair(path, device)
+    if name not in ONE_FOR_ALL: return open_pair(path, device)
+    load, swapper = ONE_FOR_ALL[name]
+    return swapper(load(file, device=device))
 
 # %% ../nbs/51_swap.ipynb #b93f4a6d
 def add_light(

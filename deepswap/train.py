@@ -6,9 +6,10 @@
 __all__ = ['METHODS', 'FORMAT', 'MOST_PARAMETERS', 'PRECISIONS', 'RingOfGaussians', 'mlp', 'Method', 'register', 'frozen',
            'ToyGAN', 'draw_points', 'map_batch', 'batch_length', 'split_batch', 'to_device', 'Constant', 'LinearDecay',
            'DropOnPlateau', 'EMA', 'random_state', 'set_random_state', 'same_randomness', 'pack', 'unpack',
-           'write_tensors', 'read_tensors', 'find_checkpoint', 'half_tensors', 'load_network', 'at_most', 'rebuilt',
-           'Processes', 'computes_bf16', 'check_precision', 'memory_mb', 'Trainer', 'NotFinite', 'write_history',
-           'replaced', 'load_method', 'FaceAutoencoder', 'images_of', 'AutoencoderMethod', 'face_loader', 'run']
+           'write_tensors', 'read_tensors', 'read_header', 'find_checkpoint', 'half_tensors', 'load_network', 'at_most',
+           'rebuilt', 'Processes', 'computes_bf16', 'check_precision', 'memory_mb', 'Trainer', 'NotFinite',
+           'write_history', 'replaced', 'load_method', 'load_written', 'FaceAutoencoder', 'images_of',
+           'AutoencoderMethod', 'face_loader', 'run']
 
 # %% ../nbs/04_train.ipynb #64e1b0b9
 import copy
@@ -328,6 +329,10 @@ def read_tensors(
         if _checksum(t) != info["checksums"].get(k): raise WeightsError(f"{path} is damaged: {k} does not match its checksum; use another checkpoint.")
     return tensors, info
 
+def read_header(path)->dict: # as for `read_tensors`
+    "What a checkpoint says of itself; none of its tensors is read. Raises `WeightsError`."
+    return read_tensors(path, prefix="no tensor")[1]
+
 def _first(e:BaseException)->str:
     "The beginning of an error's first line."
     return (str(e).splitlines() or [type(e).__name__])[0][:80]
@@ -394,8 +399,10 @@ def rebuilt(
     config:dict, # its arguments, as the file says them
 ): # what `build` returns
     "Build what a file describes. Raises `WeightsError` where that makes no sense."
-    with blamed_on(WeightsError(f"{path} describes a {getattr(build, '__name__', 'network')} that can't be built; it is damaged, or written by another version.")), at_most(_most(path)):
-        return build(**config)
+    wrong = f"The {getattr(build, '__name__', 'network')} that {path} describes can't be built"
+    with blamed_on(WeightsError(f"{wrong}; it is damaged, or written by another version.")), at_most(_most(path)):
+        try: return build(**config)
+        except UsageError as e: raise WeightsError(f"{wrong}: {e}") from None
 
 # %% ../nbs/04_train.ipynb #0a4a6063
 class Processes:
@@ -1044,6 +1051,24 @@ def load_method(
         kind = "average" if averaged and any(k.startswith(f"average/{name}/") for k in tensors) else "network"
         load_network(net, tensors, f"{kind}/{name}/")
     return method.to(pick_device(device)).eval()
+
+# %% ../nbs/04_train.ipynb #528c344b
+def load_written(
+    path, # a file that a chapter wrote for others to use, or the folder of a run
+    what:str, # how the error calls it
+    key:str, # under which the file's header says how to build it
+    build, # makes it from that
+    run:str, # name of the method whose runs hold one too
+    parts=lambda made: {"network/": made}, # what was made → {where its tensors are: network}
+): # what `build` makes; of a run, its method; in evaluation mode, on the CPU
+    "A network from its own small file, or the method of the run that it comes from. Raises `WeightsError`."
+    path = find_checkpoint(path)
+    info = read_header(path)
+    if key not in info and info.get("method") == run: return load_method(path, device="cpu")
+    if key not in info: raise WeightsError(f"{path} holds no {what}; give a file that holds one, or a run of `deepswap train {run}`.")
+    made, tensors = rebuilt(path, build, info[key]), read_tensors(path)[0]
+    for prefix, net in parts(made).items(): load_network(net, tensors, prefix)   # float16 in the file, float32 here
+    return made.eval()
 
 # %% ../nbs/04_train.ipynb #a193e0e5
 @patch

@@ -30,7 +30,7 @@ from deepswap.autoencoder import (
     score_pair,
 )
 from deepswap.classical import ClassicalSwapper, color_transfer, lab_to_rgb, rgb_to_lab
-from deepswap.core import CANONICAL5, DataError, DeepswapError, UsageError, run_solutions, seed_everything, to_pil
+from deepswap.core import CANONICAL5, DataError, DeepswapError, UsageError, WeightsError, run_solutions, seed_everything, to_pil
 from deepswap.cyclegan import TwoDomains, psnr
 from deepswap.data import Subset, dhash, hash_distance, procedural_people
 from deepswap.faces import apply_affine, face_mask, refine_landmarks, similarity
@@ -223,6 +223,26 @@ def test_options_out_of_range_are_refused(bad):
     one_line(e.value)
 
 
+def test_unknown_options_are_refused(tmp_path):
+    "They were taken into the configuration and never looked at; the file of such a run says what is wrong with it."
+    with pytest.raises(UsageError, match="AutoencoderSwap has no option 'colour'.*view, warp") as e:
+        AutoencoderSwap(32, **TINY, colour=0.5)
+    one_line(e.value)
+    trainer = Trainer(AutoencoderSwap(32, **TINY), [], progress=False)
+    for change, says in (({"colour": 0.5}, "no option 'colour'"), ({"view": 3}, "from 0.4 to 1"), ({"size": 48}, "16, 32, 64")):
+        trainer.config = trainer.method.config | change
+        with pytest.raises(WeightsError, match=f"The AutoencoderSwap that .*odd.safetensors describes.*{says}") as e:
+            load_method(trainer.save(tmp_path / "odd.safetensors"))
+        one_line(e.value)
+
+
+@pytest.mark.parametrize("data", (None, 3, ["only-one"], {"a": 1, "b": 2}), ids=str)
+def test_what_is_no_pair(data):
+    with pytest.raises(DataError, match="learns two people") as e:
+        AutoencoderSwap(32, **TINY).loader(data, 32, 2, 0)
+    one_line(e.value)
+
+
 def test_the_encoder_learns_from_both_and_each_decoder_from_its_own(task):
     m = AutoencoderSwap(32, **TINY)
     a, b = task.test_a.image[:2], task.test_b.image[:2]
@@ -390,9 +410,9 @@ def test_a_view_out_of_range_is_refused(view):
 
 def test_a_swapper_may_paint_as_far_as_its_method_does(task, trained):
     x, points = task.test_a.image, (CANONICAL5 * 32).expand(8, 5, 2)
-    whole, outline = (PairSwapper(trained.method, "b", mask=m)(None, x, None, points)[1] for m in ("painted", "outline"))
+    whole, outline = (PairSwapper(trained.method, "b", mask=m)(None, x, None, points)[1] for m in ("crop", "outline"))
     assert whole[..., 4:-4, 4:-4].min() == 1 and whole[..., 0, :].max() < 0.5 and outline.mean() < 0.6 * whole.mean()
-    half = PairSwapper(Mirror(), "b", mask="painted")(None, x)[1]
+    half = PairSwapper(Mirror(), "b", mask="crop")(None, x)[1]
     assert half[..., 4:-4, 4:16].min() == 1 and half[..., 16:].max() == 0
 
 

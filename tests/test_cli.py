@@ -117,6 +117,19 @@ def test_label_places_are_those_of_provenance():
     assert tuple(option.choices) == PLACES
 
 
+def test_extract_begins_with_the_defaults_of_the_library():
+    "A limit that was measured anew stood in the chapter and not here."
+    from inspect import signature
+
+    from deepswap.extraction import extract_faces
+    from deepswap.shards import extract_shards
+
+    parsed = cli.build_parser("extract").parse_args(["a", "--out", "b"])
+    for function in (extract_faces, extract_shards):
+        ours = {k: p.default for k, p in signature(function).parameters.items() if hasattr(parsed, k) and p.default is not p.empty}
+        assert len(ours) >= 7 and ours == {k: getattr(parsed, k) for k in ours}
+
+
 # ---- swap and inspect
 
 def test_swap_then_inspect(capsys, pictures, tmp_path):

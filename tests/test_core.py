@@ -136,3 +136,23 @@ def test_budget(monkeypatch, flag, fast):
 def test_errors_have_one_root():
     kinds = [getattr(core, n) for n in dir(core) if n.endswith("Error") and isinstance(getattr(core, n), type) and n.endswith("Error") and getattr(core, n).__module__ == "deepswap.core"]
     assert len(kinds) >= 9 and all(issubclass(k, DeepswapError) for k in kinds)
+
+def test_a_pillow_picture_that_breaks_off_gets_one_sentence(tmp_path):
+    "Pillow opens a file before it decodes it, so a picture in hand may be a broken one."
+    path = tmp_path / "cut.jpg"
+    Image.effect_noise((64, 64), 90).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ImageError, match="cut.jpg is damaged or cut short"):
+        read_image(Image.open(path))
+    spoilt = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(spoilt, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\xff\xff\xff\x7f\0\0\0\0")
+    assert read_image(Image.open(spoilt)).size == (8, 8), "spoilt notes beside a sound picture"
+
+
+def test_what_a_jpeg_can_not_hold(tmp_path):
+    glass = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    assert read_image(write_image(glass, tmp_path / "glass.jpg")).getpixel((4, 4)) == (255, 255, 255)
+    assert Image.open(write_image(glass, tmp_path / "glass.png")).mode == "RGBA"
+    with pytest.raises(OutputError, match="can hold one picture, and 2 were given"):
+        write_image(torch.zeros(2, 3, 8, 8), tmp_path / "two.png")
+    assert not (tmp_path / "two.png").exists()

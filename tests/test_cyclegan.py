@@ -248,6 +248,13 @@ def test_a_run_by_name_with_previews(tmp_path):
     assert t.method.options.keys() <= set(CycleGAN.__init__.__code__.co_varnames)
 
 
+@pytest.mark.parametrize("data", (Path("pictures"), None, 3, ["only-one"], "pictures"), ids=str)
+def test_one_set_of_pictures_is_no_pair(data):
+    with pytest.raises(DataError, match="between two sets") as e:
+        small().loader(data, 16, 2, 0)
+    one_line(e.value)
+
+
 @pytest.mark.parametrize("name", ("person", "dye", *CHANGES))
 def test_known_answers_differ_where_they_should_only(name):
     t = known_task(name, 32, 6, 6)

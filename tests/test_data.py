@@ -722,3 +722,26 @@ def test_procedural_people_by_description():
     for spec, what in {"smilling": "no attribute", "n=many": "says nothing", "age=3": "says nothing", "n=0": "at least 1", "bald,curly_hair,n=2": "Only 0 of"}.items():
         with pytest.raises(DataError, match=what):
             data.procedural_people(spec)
+
+def test_numbers_beyond_the_data_are_refused_by_the_whole_and_by_a_part(people):
+    part = data.Subset(people, [30, 2, 17])
+    for faces, bad in ((people, len(people)), (people, -1), (part, 3), (part, -1)):
+        with pytest.raises(DataError, match=f"Picture {bad} was asked"):
+            faces.batch([0, bad])
+    with pytest.raises(DataError, match="was asked"):
+        data.Subset(people, [0, len(people)])
+
+
+def test_pairs_of_any_kind_stay_of_their_kind(people):
+    "What a subclass adds is cut and moved with the rest."
+
+    @data.dataclass
+    class Marked(data.Pairs):
+        mark: torch.Tensor
+        more: torch.Tensor = None
+
+    b = people.batch([0, 1, 2])
+    pairs = Marked(b, b, torch.tensor([True, False, True]), torch.arange(3))
+    part = pairs[torch.tensor([2, 0])].to("cpu")
+    assert type(part) is Marked and len(part) == 2 and part.more is None
+    assert part.mark.tolist() == [2, 0] and part.source.index.tolist() == [2, 0] and type(pairs[1:].target) is data.Batch

@@ -121,6 +121,13 @@ def test_the_person_of_a_photo(clip, tmp_path):
     assert not (tmp_path / "no").exists()
 
 
+def test_the_person_of_a_picture_in_memory(clip, tmp_path):
+    "An array was compared with the words 'main' and 'all'; and an error showed all its numbers."
+    with pytest.raises(NoFaceError, match="found in the photo given"):
+        extract_faces(clip, tmp_path / "out", person=np.zeros((64, 64, 3), np.uint8))
+    assert nothing_left(tmp_path)
+
+
 def test_same_input_same_bytes(clip, tmp_path):
     for name in "ab":
         extract_faces(clip, tmp_path / name, size=64, every=3)

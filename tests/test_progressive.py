@@ -182,6 +182,11 @@ def test_settings_out_of_range(more):
     assert "\n" not in str(e.value) and len(str(e.value)) > 20
 
 
+@pytest.mark.parametrize("more", [{"generator": "unet"}, {"blocks": 2}, {"layers": 3}])
+def test_what_grows_is_not_chosen(more):
+    with pytest.raises(UsageError, match=f"{next(iter(more))} was given"): method(**more)
+
+
 def test_the_checkpoint_of_another_configuration(tmp_path):
     trainer(tmp_path / "run", 3).fit()
     with pytest.raises(UsageError, match="fade was 0.5 and is 0.0"): trainer(tmp_path / "run", fade=0.0).resume()

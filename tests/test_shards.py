@@ -20,7 +20,7 @@ from PIL import Image
 
 from deepswap import shards
 from deepswap.core import DataError, OutputError, UsageError
-from deepswap.data import PairLoader, batches, open_faces, split_people
+from deepswap.data import PairLoader, Subset, batches, open_faces, split_people
 from deepswap.shards import KINDS, Record, ShardFaces, Workers, extract_shards, index_shards, members, read_index, shard_order, write_index, write_shard, write_shards
 
 
@@ -178,6 +178,34 @@ def test_workers_change_nothing_but_the_time(packed, workers, world):
         alone, helped = list(make().shard(r, world)), list(Workers(make().shard(r, world), workers))
         assert [b.index.tolist() for b in alone] == [b.index.tolist() for b in helped]
         assert all(torch.equal(a.image, b.image) for a, b in zip(alone, helped))
+
+
+@pytest.mark.parametrize("kind", ["files", "part", "pairs"])
+def test_workers_name_the_bad_pictures_that_they_met(tmp_path, kind):
+    "What a worker process leaves out is named in the process that asked it, once, however many epochs there are."
+    for k in range(12):
+        (tmp_path / f"p{k % 3}").mkdir(exist_ok=True)
+        (tmp_path / f"p{k % 3}" / f"{k:02d}.jpg").write_bytes(jpeg(k) if k % 5 else b"\xff\xd8 no")
+
+    def make():
+        faces = open_faces(tmp_path, 16, check=False)
+        faces = Subset(faces, range(12)) if kind == "part" else faces
+        return (PairLoader if kind == "pairs" else batches)(faces, 4, seed=1, epochs=2)
+
+    alone, helped = make(), make()
+    list(alone)
+    list(Workers(helped, 2))
+    assert sorted(helped.faces.skipped) == sorted(alone.faces.skipped) and len(alone.faces.skipped) == 3
+    list(Workers(helped, 2))
+    assert len(helped.faces.skipped) == 3
+
+
+@pytest.mark.parametrize("settings,says", [({"min_sharpness": 5}, "min_sharpness=5"), ({"duplicates": -1}, "duplicates=-1"), ({"size": 8}, "32 to 1024"), ({"every": 0}, "every=0"), ({"quality": 0}, "quality=0")])
+def test_settings_of_an_extraction_are_checked_before_it_begins(tmp_path, settings, says):
+    (tmp_path / "a.jpg").write_bytes(jpeg(0))
+    with pytest.raises(UsageError, match=says):
+        extract_shards(tmp_path, tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("at", [1, 4, 7, 11])

@@ -78,7 +78,6 @@ ACCEPTED = {  # (module, code, piece of the line) -> why it is right nevertheles
     ("identity", "assignment", "faces = aligned_faces("): "one name for either kind of data set",
     ("yardsticks", "assignment", "space = SqueezeFeatures("): "one name for either kind of space",
     ("faceshifter", "return-value", "return sum("): "there is at least one map",
-    ("faceshifter", "return-value", "return load_method("): "the name in the file says which method it is",
     ("evaluate", "arg-type", "report.has(name"): "a task's name, or the name itself",
     ("evaluate", "index", "pictures[pick]"): "never a `Rendered`: its pictures are taken before",
     ("swap", "assignment", "known = str(e)"): "an acquaintance, or the sentence that says why there is none",
