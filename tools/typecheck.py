@@ -80,6 +80,7 @@ ACCEPTED = {  # (module, code, piece of the line) -> why it is right nevertheles
     ("faceshifter", "return-value", "return sum("): "there is at least one map",
     ("evaluate", "arg-type", "report.has(name"): "a task's name, or the name itself",
     ("evaluate", "index", "pictures[pick]"): "never a `Rendered`: its pictures are taken before",
+    ("swap", "arg-type", "PairSwapper)(load_method(file"): "another kind of method was turned away before",
     ("swap", "assignment", "known = str(e)"): "an acquaintance, or the sentence that says why there is none",
     ("gpu", "method-assign", "self.trainer._gradients"): "put back in the same block",
     ("shards", "arg-type", "pool.map("): "a hash, or None where there is no file",
