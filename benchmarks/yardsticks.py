@@ -1,6 +1,6 @@
 """Train the scene reader that ships, and measure the yardsticks of chapter 44.
 
-python benchmarks/yardsticks.py train [--cache FOLDER] [--out FOLDER]             writes deepswap/weights/deepswap-scene-v2.safetensors; about an hour of one core
+python benchmarks/yardsticks.py train [--cache FOLDER] [--out FOLDER]             writes deepswap/weights/deepswap-scene-v2.safetensors; about forty minutes of one core
 python benchmarks/yardsticks.py measure [--shared ../shared] [--record]           prints JSON; --record writes benchmarks/results/yardsticks.json
 
 Training. Procedural people who all differ, three quarters from the hard set and a quarter from the easy one, aligned at 64 px, each crop turned,
@@ -25,7 +25,7 @@ import torch  # noqa: E402
 
 from deepswap.autoencoder import render_aligned  # noqa: E402
 from deepswap.classify import WEIGHTS  # noqa: E402
-from deepswap.core import write_json  # noqa: E402
+from deepswap.core import seed_everything, write_json  # noqa: E402
 from deepswap.data import PixelStore, batches  # noqa: E402
 from deepswap.people import exact_swap, sample_people  # noqa: E402
 from deepswap.train import Trainer  # noqa: E402
@@ -49,6 +49,7 @@ def drawn(faces, folder):
 
 def train(a):
     faces = drawn(TurnedPeople(a.pictures, 64, "mixed", a.seed), a.cache)
+    seed_everything(a.seed)
     t = Trainer(ReaderMethod(64, a.width, a.lr), batches(faces, a.batch), a.out, a.steps, a.seed, "cpu", "auto", channels_last=True, ema=0.999, progress=False)
     t = t.resume() if a.out and (Path(a.out) / "last.safetensors").exists() else t
     start = time.process_time()

@@ -229,8 +229,9 @@ def test_the_method_mirrors_pictures_and_truth_together(monkeypatch):
     assert torch.equal(truth[kept], faces.truth[kept]) and torch.equal(truth[~kept], faces.truth[~kept] * sign)
 
 
-def taught(faces, steps=60):
-    "A small reader after a short run, with the averaged weights."
+def taught(faces, steps=80):
+    "A small reader after a short run."
+    torch.manual_seed(0)
     t = Trainer(ys.ReaderMethod(width=8), batches(faces, 32), steps=steps, seed=0, device="cpu", progress=False).fit()
     return t.method.reader.eval()
 
@@ -263,7 +264,7 @@ def test_expression_error_counts_shares_of_the_range():
 def test_the_shipped_reader_knows_other_poses_and_sizes(reader, pairs):
     target, exact, scene = pairs
     same, other = ys.pose_error(reader, exact, target).mean(), ys.pose_error(reader, exact, target.roll(1, 0)).mean()
-    assert same < 3.2 and other > 2 * same
+    assert same < 1.8 and other > 4 * same
     large = torch.nn.functional.interpolate(target, (128, 128), mode="bilinear", align_corners=False)
     assert ys.pose_error(reader, large, target).mean() < 1.
 
