@@ -69,7 +69,7 @@ def _to_rgb(image: Image.Image # any mode that Pillow knows
     return image.convert("RGB")
 
 # %% ../nbs/00_core.ipynb #e713b11e
-def _open_checked(file, name:str, max_pixels:int)->Image.Image:
+def _open_checked(file, name:str, max_pixels:float)->Image.Image:
     "Open and decode; each way to fail becomes one sentence."
     try:
         image:Image.Image = file if isinstance(file, Image.Image) else Image.open(file, formats=FORMATS)

@@ -6,8 +6,8 @@
 __all__ = ['COLUMNS', 'Picture', 'is_clip', 'announced', 'source_files', 'count_pictures', 'pictures_of', 'face_sharpness',
            'face_hash', 'even_light', 'gradient_cells', 'appearance', 'auc', 'all_pairs', 'group_faces', 'rough_pose',
            'pose_terms', 'turned_outline', 'hull_mask', 'mask_terms', 'fine_mask', 'ContactSheet', 'Cut', 'Sieve',
-           'whole_folder', 'table_row', 'read_extract', 'bar_svg', 'histogram_svg', 'scatter_svg', 'ExtractReport',
-           'check_sieve', 'extract_faces']
+           'whole_folder', 'table_row', 'read_extract', 'bar_svg', 'histogram_svg', 'scatter_svg', 'check_sieve',
+           'ExtractReport', 'extract_faces']
 
 # %% ../nbs/35_extraction.ipynb #670e41d1
 import base64
@@ -613,6 +613,13 @@ def page(self:Sieve,
 """
 
 # %% ../nbs/35_extraction.ipynb #9a2b4f33
+def check_sieve(size:int, every:int, min_sharpness:float, duplicates:float): # as for `extract_faces`
+    "Refuse settings out of range. Raises `UsageError`."
+    if not 32 <= size <= 1024: raise UsageError(f"size={size} was asked for; give the side of a crop from 32 to 1024 pixels.")
+    if every < 1: raise UsageError(f"every={every} was asked for; give 1 for all frames, 2 for each second one.")
+    for name, share in (("min_sharpness", min_sharpness), ("duplicates", duplicates)):
+        if not 0 <= share <= 1: raise UsageError(f"{name}={share} was asked for; it is a share, so give a number from 0 (off) to 1.")
+
 @dataclass
 class ExtractReport:
     "What an extraction saw, kept and left out."
@@ -641,13 +648,6 @@ def result(self:Sieve, source, out)->ExtractReport:
     return ExtractReport(str(source), Path(out), self.seen, self.empty, self.found, len(self.kept), self.dropped, [groups[g] for g in sorted(groups)], list(self.notes))
 
 # %% ../nbs/35_extraction.ipynb #3796eb7b
-def check_sieve(size:int, every:int, min_sharpness:float, duplicates:float): # as for `extract_faces`
-    "Refuse settings out of range. Raises `UsageError`."
-    if not 32 <= size <= 1024: raise UsageError(f"size={size} was asked for; give the side of a crop from 32 to 1024 pixels.")
-    if every < 1: raise UsageError(f"every={every} was asked for; give 1 for all frames, 2 for each second one.")
-    for name, share in (("min_sharpness", min_sharpness), ("duplicates", duplicates)):
-        if not 0 <= share <= 1: raise UsageError(f"{name}={share} was asked for; it is a share, so give a number from 0 (off) to 1.")
-
 def extract_faces(
     source, # picture, video, or folder with both, at any depth
     out, # folder to be made; new or empty

@@ -399,11 +399,9 @@ class _Parts(IterableDataset):
     "In worker w: its part of each batch of a loader, and the pictures that it has left out since the last one."
     def __init__(self, loader, workers): self.loader, self.workers = loader, workers
     def __iter__(self):
-        torch.set_num_threads(1)
-        l, w = copy(self.loader), get_worker_info().id
+        torch.set_num_threads(1); l, w = copy(self.loader), get_worker_info().id
         l.rank, l.world, l.prefetch = l.rank + l.world * w, l.world * self.workers, 0
-        skipped = getattr(getattr(l, "faces", None), "skipped", [])
-        told = len(skipped)
+        skipped = getattr(getattr(l, "faces", None), "skipped", []); told = len(skipped)
         for part in l: yield part, skipped[told:]; told = len(skipped)
 
 def woven(
@@ -419,8 +417,7 @@ class Workers:
     "A loader whose batches are made by worker processes: the same batches, the same state."
     def __init__(self,
         loader, # `Loader`, `PairLoader`, or another whose `make` is a pure function
-        workers:int=2, # processes
-        ahead:int=2, # batches that each makes ahead
+        workers:int=2, ahead:int=2, # processes, and batches that each makes ahead
     ):
         self.loader, self.workers, self.ahead = loader, workers, ahead
         self.shard(loader.rank, loader.world)
