@@ -37,7 +37,7 @@ from deepswap.train import Trainer, load_method
 RESULTS = Path(__file__).parent / "results" / "evaluate.json"
 PARTS = ("people", "pair", "photos", "clips")
 PAIR = {  # name -> (steps, batch, method)
-    "autoencoder": (500, 16, lambda size, w: AutoencoderSwap(size=size, width=2 * w, code=256, lr=2e-3)),
+    "autoencoder": (500, 16, lambda size, w: AutoencoderSwap(size=size, width=2 * w, code=256, lr=1e-3)),
     "face-swap GAN": (450, 16, lambda size, w: FaceSwapGAN(size=size, width=2 * w, ndf=w, up="shuffle", sigmoid="off", recolour=0.8, mask=True, adv=0.05, lr=3e-3, lr_d=1e-3)),
     "CycleGAN": (500, 2, lambda size, w: CycleGAN(size=size, ngf=w, blocks=3, ndf=w, layers=2, lr=5e-4)),
 }
