@@ -401,7 +401,7 @@ def open_pair(
     "A trained pair as a swapper. Raises `WeightsError` for a file that can't be used, `UsageError` for a method that can't swap."
     file, name = _method_of(path)
     if name in PAIRS: importlib.import_module(f"deepswap.{PAIRS[name]}")
-    if not issubclass(METHODS.get(str(name), object), TwoPeople):
+    if name not in PAIRS and not issubclass(METHODS.get(str(name), object), TwoPeople):
         raise UsageError(f"{path} holds the method {name!r}, which does not swap two people; give a run of {' or '.join(PAIRS)}.")
     return (LitPair if light else PairSwapper)(load_method(file, device=device), to)
 
