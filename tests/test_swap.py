@@ -12,6 +12,7 @@ from PIL import Image
 from solved import all_hold, toy
 
 from deepswap.autoencoder import AutoencoderSwap, PairSwapper, resized
+from deepswap.autoencoder import AutoencoderSwap as KnownSwap
 from deepswap.classical import ClassicalSwapper, blur, rgb_to_lab
 from deepswap.cyclegan import psnr
 from deepswap.core import CANONICAL5, DeepswapError, DeviceError, ImageError, NoFaceError, SeveralFacesError, UsageError, WeightsError, to_pil, write_image
@@ -22,7 +23,7 @@ from deepswap.aei import AEINet
 from deepswap.faceshifter import FACESHIFTER, FaceShifter, FaceShifterSwapper, add_detail, save_faceshifter
 from deepswap.swap import (SWAPPERS, Acquaintance, AutoSwapper, LitPair, Photo, add_light, get_swapper, glance, open_acquaintance, open_auto, open_pair, open_photo, open_shipped,
                            save_acquaintance, swap_photo, takes_landmarks)
-from deepswap.train import RingOfGaussians, ToyGAN, Trainer, run, write_tensors
+from deepswap.train import METHODS, RingOfGaussians, ToyGAN, Trainer, run, write_tensors
 from test_faces import checked
 
 
@@ -308,6 +309,17 @@ def test_a_swapper_from_a_run(pair):
     assert type(other) is LitPair and other.to == "a" and other.model is s.model and s.to == "b"
     assert get_swapper(s, light=True).to == "b", "what was chosen stays"
     assert open_pair(str(pair)).to == "auto"
+
+
+def test_a_pair_is_known_by_its_name(pair, monkeypatch):
+    "Who has run chapter 31 in this process has entered a class of the same name that is another one."
+
+    class AutoencoderSwap:
+        def __new__(cls, **config):
+            return KnownSwap(**config)
+
+    monkeypatch.setitem(METHODS, "autoencoder-swap", AutoencoderSwap)
+    assert get_swapper(pair, "cpu", "a").to == "a"
 
 
 def test_what_was_chosen_of_a_pair_stays_chosen(pair):
